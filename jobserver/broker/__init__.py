@@ -1,0 +1,19 @@
+"""The only place that talks to Redis: keys, scripts, and the verbs over them."""
+
+from jobserver.broker.broker import Broker, Claim, Ending, Recovery, Share
+from jobserver.broker.connection import Connection, connect
+from jobserver.broker.job import Job
+from jobserver.broker.request import Answer, EnqueueRequest
+
+__all__ = [
+    "Answer",
+    "Broker",
+    "Claim",
+    "Connection",
+    "Ending",
+    "EnqueueRequest",
+    "Job",
+    "Recovery",
+    "Share",
+    "connect",
+]

@@ -1,0 +1,390 @@
+"""The broker: each change of a job's state is one call of one script, and each reading one round trip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from jobserver.broker import keys
+from jobserver.broker import job as jobs
+from jobserver.broker.job import Job
+from jobserver.broker.request import Answer, EnqueueRequest
+from jobserver.broker.scripts import Argument, Call, Scripts
+from jobserver.errors import JobNotFound, RedisUnavailable, WrongState
+from jobserver.policy import Queue, Retention
+
+BULK = 250  # jobs per script call: some 5 ms of the server's time
+EVENT_BYTES = 256  # a typical entry of the event stream
+
+OutcomeWord = Literal["completed", "failed", "retry", "snooze", "release", "canceled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What a worker would take of a queue: `quota` first, `room` at most, if others leave slots."""
+
+    queue: Queue
+    quota: int
+    room: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A run that a worker holds; `exec` is the execution that alone can end it."""
+
+    id: str
+    exec: str
+    run: str
+    type: str
+    data: bytes
+    timeout: int
+    attempt: int
+    attempts: int
+    backoff: str
+    origin: str
+    started: float
+    canceled: bool
+
+    @property
+    def entry(self) -> str:
+        """The run's member in leases and RQ's started registry."""
+        return f"{self.id}:{self.exec}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a run ended. `value` is the packed result or traceback, `delay` seconds until it returns."""
+
+    claim: Claim
+    word: OutcomeWord
+    value: str = ""
+    delay: float = 0
+    error_type: str = ""
+    error_message: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recovery:
+    """A run taken back from a lost worker; `outcome` is RQ's new status."""
+
+    id: str
+    run: str
+    outcome: str
+
+
+class Broker:
+    """The verbs over one Redis. Raises RedisUnavailable when it cannot be reached."""
+
+    def __init__(self, connection: Redis, *, events_max_mib: int = 64) -> None:
+        self.connection = connection
+        max_events = max(1000, events_max_mib * 1024 * 1024 // EVENT_BYTES)
+        self._scripts = Scripts(connection, max_events=max_events)
+
+    def enqueue(
+        self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0
+    ) -> list[Answer]:
+        """Create the jobs whose ids are free; one round trip per 250, each of them atomic.
+
+        Safe to repeat: a call gets its first answer again, for ten minutes at least, for `call_ttl`
+        seconds if that is longer.
+        """
+        answers: list[Answer] = []
+        for start in range(0, len(requests), BULK):
+            part = requests[start : start + BULK]
+            arguments: list[Argument] = [int(call_ttl), len(part)]
+            for request in part:
+                arguments.extend(request.arguments())
+            for word, run, status in self._idempotent("enqueue", *arguments):
+                answers.append(
+                    Answer(word=word.decode(), run=run.decode(), raw_status=status.decode())
+                )
+        return answers
+
+    def forget_calls(self, calls: Sequence[str]) -> None:
+        """Let calls that will not be repeated lapse in ten minutes."""
+        if not calls:
+            return
+        with available():
+            pipe = self.connection.pipeline(transaction=False)
+            for call_id in calls:
+                pipe.expire(keys.call(call_id), 600)
+            pipe.execute()
+
+    def fetch(self, job_id: str) -> Job:
+        """Return the job as it stands; raises JobNotFound."""
+        found = self.fetch_many([job_id])[0]
+        if found is None:
+            raise JobNotFound(f"No job with id {job_id!r} is known")
+        return found
+
+    def fetch_many(self, ids: Sequence[str]) -> list[Job | None]:
+        """Return the jobs as they stand, None for each that is not there; one round trip."""
+        with available():
+            pipe = self.connection.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hgetall(keys.job(job_id))
+                pipe.xrevrange(keys.results(job_id), count=1)
+            raw = pipe.execute()
+        return [
+            jobs.from_hash(job_id, fields, results[0][1] if results else None) if fields else None
+            for job_id, fields, results in zip(ids, raw[::2], raw[1::2], strict=True)
+        ]
+
+    def counts(self, queues: Sequence[Queue]) -> dict[str, dict[str, int]]:
+        """Return jobs per queue and state, the three priorities as one; one round trip."""
+        states = {
+            "waiting": "queue",
+            "active": "wip",
+            "delayed": "scheduled",
+            "completed": "finished",
+            "failed": "failed",
+            "canceled": "canceled",
+        }
+        with available():
+            pipe = self.connection.pipeline(transaction=False)
+            for queue in queues:
+                for name in states.values():
+                    for origin in queue.origins:
+                        key = keys.registry(name, origin)
+                        _ = pipe.llen(key) if name == "queue" else pipe.zcard(key)
+            numbers = iter(pipe.execute())
+        return {
+            queue.name: {state: sum(next(numbers) for _ in queue.origins) for state in states}
+            for queue in queues
+        }
+
+    def listed(self, queue: Queue, state: str, *, start: int = 0, end: int = 99) -> list[Job]:
+        """Return a queue's jobs in a registry (finished, failed, canceled, scheduled), newest first.
+
+        `start` and `end` are inclusive ranks, as Bull's are.
+        """
+        with available():
+            pipe = self.connection.pipeline(transaction=False)
+            for origin in queue.origins:
+                pipe.zrevrange(keys.registry(state, origin), 0, end, withscores=True)
+            found = sorted(
+                (entry for entries in pipe.execute() for entry in entries),
+                key=lambda entry: -entry[1],
+            )
+        ids = [entry[0].decode() for entry in found[start : end + 1]]
+        return [job for job in self.fetch_many(ids) if job is not None]
+
+    def ping(self) -> float:
+        """Return the seconds that a round trip takes."""
+        start = time.perf_counter()
+        with available():
+            self.connection.ping()
+        return time.perf_counter() - start
+
+    def exchange(
+        self,
+        worker: str,
+        *,
+        endings: Sequence[tuple[Ending, Retention]],
+        claim: Call | None,
+    ) -> tuple[list[str], list[Claim]]:
+        """Hand in ended runs and take new ones, in one round trip.
+
+        `claim` comes from `claim_call`. Returns what became of each ending ('ok', 'recorded',
+        'lost') and the runs taken. After an error the same call may be sent again.
+        """
+        calls: list[Call] = []
+        if endings:
+            calls.append(("finish", _finish_arguments(worker, endings)))
+        if claim:
+            calls.append(claim)
+        with available():
+            answers = self._scripts.run_all(calls)
+        taken = _claims(answers[-1]) if claim else []
+        return [word.decode() for word in answers[0]] if endings else [], taken
+
+    @staticmethod
+    def claim_call(
+        worker: str,
+        *,
+        request: int,
+        prefix: str,
+        lease: float,
+        processes: int,
+        threads: int,
+        shares: Sequence[Share],
+        known: Sequence[str],
+    ) -> Call:
+        """Return the claim of `request`, the worker's own count; sent again it takes nothing more."""
+        arguments: list[Argument] = [
+            worker,
+            request,
+            prefix,
+            int(lease * 1000),
+            processes,
+            threads,
+            len(shares),
+        ]
+        for share in shares:
+            queue = share.queue
+            executor = 1 if queue.executor == "process" else 2
+            limit = queue.global_concurrency or 0
+            arguments.extend((queue.name, executor, share.quota, share.room, limit))
+        return "claim", [*arguments, *known]
+
+    def renew(self, entries: Sequence[str], *, lease: float) -> tuple[set[str], set[str]]:
+        """Extend leases by `lease` seconds from now; return those lost and those to be canceled."""
+        lost, canceled = self._idempotent("renew", int(lease * 1000), *entries)
+        return {entry.decode() for entry in lost}, {entry.decode() for entry in canceled}
+
+    def progress(self, job_id: str, exec_id: str, *, percent: float, message: str) -> str:
+        """Note a run's progress; return 'ok', 'canceled' or 'lost'."""
+        word: bytes = self._idempotent("progress", job_id, exec_id, f"{percent:g}", message)
+        return word.decode()
+
+    def promote(self, queues: Sequence[Queue], *, limit: int = 500) -> tuple[int, float | None]:
+        """Move due jobs to their lists; return how many, and the Unix time of the next due one."""
+        origins = [origin for queue in queues for origin in queue.origins]
+        moved, upcoming = self._idempotent("promote", limit, *origins)
+        return moved, int(upcoming) / 1000 if upcoming else None
+
+    def recover(
+        self, queues: Sequence[Queue], *, interval: float, lease: float, limit: int = 500
+    ) -> list[Recovery]:
+        """Take back the runs of lost workers."""
+        arguments: list[Argument] = [int(interval * 1000), int(lease * 1000), limit, _WORKER_LOST]
+        for queue in queues:
+            kept = queue.retention
+            arguments.extend((queue.name, kept.failed_count, int(kept.failed_age)))
+        return [
+            Recovery(id=job_id.decode(), run=run.decode(), outcome=outcome.decode())
+            for job_id, run, outcome in self._idempotent("recover", *arguments)
+        ]
+
+    def cancel(self, job_id: str, *, retention: Retention) -> str:
+        """Cancel a job; return 'canceled' or, for a running one, 'asked'.
+
+        Raises JobNotFound, and WrongState for an ended job.
+        """
+        word: bytes = self._idempotent(
+            "cancel", job_id, retention.failed_count, int(retention.failed_age)
+        )
+        if word == b"missing":
+            raise JobNotFound(f"No job with id {job_id!r} is known")
+        if word == b"ended":
+            raise WrongState(f"Job {job_id!r} has ended; only unfinished jobs can be canceled")
+        return word.decode()
+
+    def retry(self, ids: Sequence[str], *, attempts: int) -> list[str]:
+        """Queue failed or canceled jobs again with `attempts` more runs; return a word per job:
+
+        'retried', 'missing', or the RQ status that forbids it.
+        """
+        return [word.decode() for word in self._idempotent("retry", attempts, *ids)]
+
+    def pause(self, queue: Queue, *, until: float = 0, reason: str = "") -> bool:
+        """Let nothing of a queue start, until a Unix time or for ever; return whether it was new."""
+        mark = f"{int(until * 1000)} {reason}"
+        return bool(self._idempotent("pause", queue.name, mark))
+
+    def resume(self, queue: Queue) -> bool:
+        """Let a paused queue start jobs again; return whether it was paused."""
+        return bool(self._idempotent("pause", queue.name, ""))
+
+    def paused(self) -> dict[str, tuple[float, str]]:
+        """Return the paused queues with until when (Unix s, 0: for ever) and why."""
+        with available():
+            marks = self.connection.hgetall(keys.PAUSED)
+        split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
+        return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
+
+    def clean(self, queue: Queue, *, older_than: float, registries: Sequence[str]) -> int:
+        """Purge jobs of a queue that ended `older_than` seconds ago; return how many."""
+        return self._in_steps("clean", queue.name, int(older_than * 1000), BULK, *registries)
+
+    def empty(self, queue: Queue) -> int:
+        """Remove a queue's waiting and delayed jobs; return how many."""
+        return self._in_steps("empty", queue.name, BULK)
+
+    def _in_steps(self, name: str, *arguments: Argument) -> int:
+        total = 0
+        while True:
+            removed: int = self._idempotent(name, *arguments)
+            total += removed
+            if removed < BULK:
+                return total
+
+    def _idempotent(self, name: str, *arguments: Argument) -> Any:
+        """Run a script that may be repeated: once more when a pooled connection proves dead."""
+        with available():
+            try:
+                return self._scripts.run(name, *arguments)
+            except RedisTimeoutError:
+                raise
+            except RedisConnectionError:
+                return self._scripts.run(name, *arguments)
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Turn redis-py's errors of an unreachable, loading or full server into RedisUnavailable."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise RedisUnavailable(f"Redis cannot be reached: {error}") from error
+    except ResponseError as error:
+        word = str(error).split(" ", 1)[0]
+        if word in {"OOM", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "MISCONF", "FULL"}:
+            raise RedisUnavailable(f"Redis takes no writes now: {error}") from error
+        raise
+
+
+_WORKER_LOST = jobs.packed_traceback("worker lost")
+
+
+def _finish_arguments(
+    worker: str, endings: Sequence[tuple[Ending, Retention]]
+) -> list[Argument]:
+    arguments: list[Argument] = [worker, len(endings)]
+    for ending, kept in endings:
+        arguments.extend(
+            (
+                ending.claim.id,
+                ending.claim.exec,
+                ending.word,
+                ending.value,
+                int(ending.delay * 1000),
+                ending.error_type,
+                ending.error_message,
+                ending.reason,
+                kept.completed_count,
+                int(kept.completed_age),
+                kept.failed_count,
+                int(kept.failed_age),
+            )
+        )
+    return arguments
+
+
+def _claims(rows: Sequence[Sequence[Any]]) -> list[Claim]:
+    return [
+        Claim(
+            id=row[0].decode(),
+            exec=row[1].decode(),
+            run=row[2].decode(),
+            type=row[3].decode(),
+            data=row[4],
+            timeout=int(row[5] or 180),
+            attempt=int(row[6]),
+            attempts=int(row[7]),
+            backoff=row[8].decode(),
+            origin=row[9].decode(),
+            started=float(row[10]),
+            canceled=bool(row[11]),
+        )
+        for row in rows
+    ]

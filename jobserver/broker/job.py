@@ -1,0 +1,181 @@
+"""A job as it stands in Redis: a value, read in one round trip."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+import orjson
+
+from jobserver.policy import PRIORITIES, Priority
+
+Status = Literal["waiting", "delayed", "active", "completed", "failed", "canceled"]
+
+STATUSES: Mapping[str, Status] = {
+    "created": "waiting",
+    "queued": "waiting",
+    "ready_to_enqueue": "waiting",
+    "rate_limited": "waiting",
+    "deferred": "waiting",
+    "scheduled": "delayed",
+    "started": "active",
+    "finished": "completed",
+    "failed": "failed",
+    "stopped": "canceled",
+    "canceled": "canceled",
+}
+ENDED: frozenset[Status] = frozenset({"completed", "failed", "canceled"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job. `raw_status` is RQ's word; times are aware UTC; `progress` is 0 to 100.
+
+    `duplicate` is True on the answer to an enqueue that found the job active. `result` is None
+    until the job completed.
+    """
+
+    id: str
+    run_id: str
+    type: str
+    queue: str
+    priority: Priority = "normal"
+    status: Status = "waiting"
+    raw_status: str = "queued"
+    progress: float = 0
+    message: str = ""
+    attempt: int = 0
+    attempts: int = 1
+    key: str | None = None
+    owner: str | None = None
+    payload: Any = None
+    created_at: datetime | None = None
+    enqueued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    due_at: datetime | None = None
+    result: Any = None
+    error_type: str | None = None
+    error_message: str | None = None
+    worker: str | None = None
+    duplicate: bool = False
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more happens to this run unless it is retried."""
+        return self.status in ENDED
+
+
+def envelope(function: str, type_name: str, payload: bytes) -> str:
+    """Return RQ's job data (function, instance, args, kwargs) as JSON around a JSON payload."""
+    return f'["{function}",null,["{type_name}",{payload.decode()}],{{}}]'
+
+
+def payload_of(data: bytes | str) -> tuple[str, Any]:
+    """Return function name and payload of RQ's job data, read as JSON and as nothing else.
+
+    Raises ValueError for what is not JSON of that shape: a pickle is never loaded.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    if raw[:1] == b"\x78":  # RQ's own code writes data compressed
+        try:
+            raw = zlib.decompress(raw)
+        except zlib.error as error:
+            raise ValueError("the job's data is damaged") from error
+    try:
+        function, _, arguments, _ = orjson.loads(raw)
+        return str(function), arguments[1] if len(arguments) > 1 else None
+    except (orjson.JSONDecodeError, TypeError, ValueError, KeyError) as error:
+        raise ValueError("the job's data is not JSON of this job server") from error
+
+
+def from_hash(
+    job_id: str, raw: Mapping[bytes, bytes], result: Mapping[bytes, bytes] | None = None
+) -> Job:
+    """Return the job that a hash and the last entry of its result stream describe."""
+    fields = {name.decode(): value for name, value in raw.items()}
+
+    def text(name: str) -> str:
+        return fields.get(name, b"").decode(errors="replace")
+
+    raw_status = text("status") or "created"
+    status = STATUSES.get(raw_status, "waiting")
+    queue, priority = queue_of(text("origin"))
+    try:
+        _, payload = payload_of(fields.get("data", b""))
+    except ValueError:
+        payload = None
+    done = status == "completed"
+    return Job(
+        id=job_id,
+        run_id=text("run"),
+        type=text("type") or text("description"),
+        queue=queue,
+        priority=priority,
+        status=status,
+        raw_status=raw_status,
+        progress=100 if done else float(text("progress") or 0),
+        message=text("message"),
+        attempt=int(text("attempt") or 0),
+        attempts=int(text("attempts") or 1),
+        key=text("key") or None,
+        owner=text("owner") or None,
+        payload=payload,
+        created_at=_time(text("created_at")),
+        enqueued_at=_time(text("enqueued_at")),
+        started_at=_time(text("started_at")),
+        ended_at=_time(text("ended_at")),
+        due_at=_due(text("due")) if status == "delayed" else None,
+        result=return_value(result) if done and result else None,
+        error_type=None if done else text("error_type") or None,
+        error_message=None if done else text("error_message") or None,
+        worker=text("worker_name") or None,
+    )
+
+
+def queue_of(origin: str) -> tuple[str, Priority]:
+    """Return queue and priority of an RQ queue's name."""
+    queue, _, priority = origin.partition(":")
+    return queue, cast(Priority, priority) if priority in PRIORITIES else "normal"
+
+
+def return_value(entry: Mapping[bytes, bytes]) -> Any:
+    """Return what the run returned, from an entry of RQ's result stream."""
+    encoded = entry.get(b"return_value")
+    if encoded is None:
+        return None
+    try:
+        return orjson.loads(base64.b64decode(encoded))
+    except (ValueError, binascii.Error):
+        return None
+
+
+def traceback_text(entry: Mapping[bytes, bytes]) -> str | None:
+    """Return the traceback of a failed attempt, from an entry of RQ's result stream."""
+    encoded = entry.get(b"exc_string")
+    if not encoded:
+        return None
+    return zlib.decompress(base64.b64decode(encoded)).decode(errors="replace")
+
+
+def packed_traceback(text: str) -> str:
+    """Return a traceback as RQ's result stream holds it."""
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+def packed_value(value: bytes) -> str:
+    """Return a JSON result as RQ's result stream holds it."""
+    return base64.b64encode(value).decode()
+
+
+def _time(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _due(text: str) -> datetime | None:
+    return datetime.fromtimestamp(int(text) / 1000, tz=UTC) if text else None

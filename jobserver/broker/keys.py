@@ -1,0 +1,65 @@
+"""The data model: every key in Redis, RQ's and ours, in one table.
+
+| key | type | holds |
+|---|---|---|
+| rq:job:<id> | hash | RQ's fields, and type, run, call, key, owner, exec, attempt(s), progress, due … |
+| rq:queue:<origin> | list | ids of waiting jobs; an origin is `<queue>:high`, `<queue>` or `<queue>:low` |
+| rq:wip:<origin> | zset | `<id>:<exec>` of running jobs, scored far in the future |
+| rq:scheduled:<origin> | zset | ids of delayed jobs and retries by due time (s) |
+| rq:finished:, rq:failed:<origin> | zset | ids by expiry (s) |
+| rq:canceled:<origin> | zset | ids by when they were canceled (s) |
+| rq:results:<id> | stream | one entry per ended attempt, RQ's result format |
+| rq:execution:<id>:<exec> | hash | a running attempt, for RQ's readers; ours: origin |
+| rq:worker:<name>:executions | set | `<id>:<exec>` that the worker holds |
+| jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
+| jobserver:events | stream | every state change |
+| jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
+| jobserver:call:<call> | string | `<id> <run>`: the first answer of an enqueue, for repeats |
+| jobserver:claim:<worker> | string | number of the worker's last claim |
+| jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
+| jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
+| jobserver:full | string | exists while the event stream is at its bound |
+
+With another RQ_KEY_PREFIX than `rq`, ours stand behind it: `<prefix>:jobserver:…`.
+"""
+
+from __future__ import annotations
+
+from rq.defaults import RQ_KEY_PREFIX
+
+RQ = f"{RQ_KEY_PREFIX}:"
+OURS = "jobserver:" if RQ_KEY_PREFIX == "rq" else f"{RQ_KEY_PREFIX}:jobserver:"
+
+EVENTS = f"{OURS}events"
+LEASES = f"{OURS}leases"
+PAUSED = f"{OURS}paused"
+
+
+def job(job_id: str) -> str:
+    """Return the key of a job's hash."""
+    return f"{RQ}job:{job_id}"
+
+
+def results(job_id: str) -> str:
+    """Return the key of a job's result stream."""
+    return f"{RQ}results:{job_id}"
+
+
+def wake(queue: str) -> str:
+    """Return the key of a queue's wake-up tokens."""
+    return f"{OURS}wake:{queue}"
+
+
+def call(call_id: str) -> str:
+    """Return the key that remembers the answer to a call."""
+    return f"{OURS}call:{call_id}"
+
+
+def waiting(origin: str) -> str:
+    """Return the key of the list of an RQ queue."""
+    return f"{RQ}queue:{origin}"
+
+
+def registry(name: str, origin: str) -> str:
+    """Return the key of an RQ registry: wip, scheduled, finished, failed, canceled, deferred."""
+    return f"{RQ}{name}:{origin}"

@@ -1,0 +1,148 @@
+-- Shared by every script (put in front of each when it is loaded): the steps that job states are made of.
+-- RQ = RQ's key prefix, OURS = ours, EVENTS = most entries the event stream keeps; see keys.py for all keys.
+-- Times: NOW in Unix ms and ISO in UTC text, both of the server's clock, the only one that counts.
+if redis.replicate_commands then redis.replicate_commands() end -- before Redis 7 scripts that read TIME need it
+
+local RQ, OURS, EVENTS = '@RQ@', '@OURS@', @EVENTS@
+local FAR = 32503680000 -- year 3000: RQ's readers drop started entries with a score in the past (leases are ours)
+local call = redis.call
+
+local function iso(seconds, micros)
+  -- civil-from-days, https://howardhinnant.github.io/date_algorithms.html
+  local days = math.floor(seconds / 86400)
+  local rest, z = seconds - days * 86400, days + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local month = mp < 10 and mp + 3 or mp - 9
+  local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month,
+    doy - math.floor((153 * mp + 2) / 5) + 1,
+    math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60, micros)
+end
+
+local TIME = call('TIME')
+local NOW = tonumber(TIME[1]) * 1000 + math.floor(tonumber(TIME[2]) / 1000)
+local ISO = iso(tonumber(TIME[1]), tonumber(TIME[2]))
+
+local ENDED = {finished = 'finished', failed = 'failed', stopped = 'failed', canceled = 'canceled'}
+
+local function job_key(id) return RQ .. 'job:' .. id end
+local function base(origin) return string.match(origin, '^[^:]*') end
+local function origins(queue) return {queue .. ':high', queue, queue .. ':low'} end
+
+local function event(name, id, run, ...)
+  call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
+end
+
+local function wake(queue, count)
+  local tokens = OURS .. 'wake:' .. queue
+  for _ = call('LLEN', tokens) + 1, math.min(8, count) do call('RPUSH', tokens, 1) end
+end
+
+-- Put a waiting job into its list; front: before all others.
+local function push(id, origin, front)
+  call('SADD', RQ .. 'queues', RQ .. 'queue:' .. origin)
+  call(front and 'LPUSH' or 'RPUSH', RQ .. 'queue:' .. origin, id)
+  wake(base(origin), 8)
+end
+
+local function delay(id, origin, due)
+  call('SADD', RQ .. 'queues', RQ .. 'queue:' .. origin)
+  call('ZADD', RQ .. 'scheduled:' .. origin, due / 1000, id)
+end
+
+-- Forget an ended job whole. Its call stays answered for ten minutes, as long as a caller may repeat it.
+local function purge(id, origin)
+  local job = job_key(id)
+  local seen = call('HMGET', job, 'call', 'run')
+  for _, registry in ipairs({'finished:', 'failed:', 'canceled:'}) do
+    call('ZREM', RQ .. registry .. origin, id)
+  end
+  call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id)
+  if seen[1] then call('SET', OURS .. 'call:' .. seen[1], id .. ' ' .. (seen[2] or ''), 'EX', 600, 'NX') end
+end
+
+-- Keep at most `keep` jobs of a queue in a registry, its three priorities taken as one; the oldest go.
+local function trim(registry, origin, keep)
+  local keys, total = {}, 0
+  for i, name in ipairs(origins(base(origin))) do
+    keys[i] = name
+    total = total + call('ZCARD', RQ .. registry .. name)
+  end
+  local spare = 100 -- a sweep does the rest: one script must not hold the server for long
+  while total > keep and spare > 0 do
+    local oldest, of, score
+    for _, name in ipairs(keys) do
+      local head = call('ZRANGE', RQ .. registry .. name, 0, 0, 'WITHSCORES')
+      if head[1] and (not score or tonumber(head[2]) < score) then
+        oldest, of, score = head[1], name, tonumber(head[2])
+      end
+    end
+    if not oldest then return end
+    purge(oldest, of)
+    total, spare = total - 1, spare - 1
+  end
+end
+
+-- A new run of a job, from an enqueue's fields in the order of request.py; returns nothing.
+local function create(id, call_id, run, type, origin, data, timeout, attempts, due, key, owner, backoff)
+  local at = 0
+  if string.sub(due, 1, 1) == '+' then at = NOW + tonumber(string.sub(due, 2)) elseif due ~= '' then at = tonumber(due) end
+  local later = at > NOW
+  local fields = {'created_at', ISO, 'data', data, 'origin', origin, 'description', type, 'timeout', timeout,
+    'status', later and 'scheduled' or 'queued', 'type', type, 'run', run, 'call', call_id,
+    'attempt', 0, 'attempts', attempts}
+  local function add(name, value)
+    if value and value ~= '' then fields[#fields + 1] = name; fields[#fields + 1] = value end
+  end
+  add('key', key); add('owner', owner); add('backoff', backoff)
+  if later then add('due', string.format('%.0f', at)) else add('enqueued_at', ISO) end
+  call('HSET', job_key(id), unpack(fields))
+  if later then delay(id, origin, at) else push(id, origin) end
+  event(later and 'delayed' or 'queued', id, run, 'type', type, 'queue', origin, 'key', key or '', 'owner', owner or '',
+    'attempts', attempts, 'due', later and string.format('%.0f', at) or '', 'payload', #data <= 4096 and data or '')
+end
+
+-- The end of a job that has left all lists and registries: its state, its registry, its retention.
+local function conclude(id, origin, status, keep, age)
+  local job = job_key(id)
+  local registry = ENDED[status] .. ':'
+  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '')
+  -- RQ scores canceled jobs by when that was, the others by when they expire.
+  call('ZADD', RQ .. registry .. origin, status == 'canceled' and NOW / 1000 or NOW / 1000 + age, id)
+  call('EXPIRE', job, age)
+  call('EXPIRE', RQ .. 'results:' .. id, age)
+  local rerun = call('HGET', job, 'rerun')
+  if rerun then
+    purge(id, origin)
+    create(unpack(cjson.decode(rerun)))
+  else
+    trim(registry, origin, keep)
+  end
+end
+
+-- Take a run off its worker: nothing of the execution is left but what the job's hash says.
+local function release(id, origin, exec, worker)
+  local entry = id .. ':' .. exec
+  call('ZREM', RQ .. 'wip:' .. origin, entry)
+  call('ZREM', OURS .. 'leases', entry)
+  call('DEL', RQ .. 'execution:' .. entry)
+  call('ZREM', RQ .. 'executions:' .. id, exec)
+  call('SREM', RQ .. 'worker:' .. worker .. ':executions', entry)
+end
+
+-- Clear away an execution whose job is no longer its own: deleted or moved by stock tools, or run by another by now.
+local function forsake(id, exec)
+  local entry = id .. ':' .. exec
+  local f = call('HMGET', RQ .. 'execution:' .. entry, 'origin', 'worker_name')
+  if f[1] then release(id, f[1], exec, f[2]) else call('ZREM', OURS .. 'leases', entry) end
+end
+
+-- One entry of the job's attempt history, in RQ's result format (rq/results.py); RQ's types: 1 successful, 2 failed.
+local function record(id, kind, worker, field, value, exec, started)
+  call('XADD', RQ .. 'results:' .. id, 'MAXLEN', 10, '*', 'type', kind, 'worker_name', worker, field, value,
+    'execution_id', exec, 'execution_started_at', started, 'execution_ended_at', string.format('%.3f', NOW / 1000))
+end

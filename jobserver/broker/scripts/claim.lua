@@ -1,0 +1,95 @@
+-- Hand waiting jobs to a worker, each from its list to RQ's started registry with its lease, in one step.
+-- ARGV: worker, request, exec_prefix, lease_ms, free process slots, free thread slots, queues, then per queue:
+--       name, executor (1 process, 2 thread), quota, room (jobs this worker may take), global limit (0: none);
+--       then the executions that the worker knows it holds.
+-- request grows by one with each new claim of a worker. A request that was answered before is a repeat: it takes
+-- nothing, and hands out what the worker holds without knowing.
+-- Returns per job {id, exec, run, type, data, timeout, attempt, attempts, backoff, origin, started_at, canceled}.
+local worker, request, prefix, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local free, queues, jobs, width = {tonumber(ARGV[5]), tonumber(ARGV[6])}, tonumber(ARGV[7]), {}, 5
+local executions, last = RQ .. 'worker:' .. worker .. ':executions', OURS .. 'claim:' .. worker
+local STARTED = string.format('%.3f', NOW / 1000)
+
+local function row(id, exec)
+  local f = call('HMGET', job_key(id), 'run', 'type', 'data', 'timeout', 'attempt', 'attempts', 'backoff', 'origin', 'started_ms', 'cancel')
+  return {id, exec, f[1] or '', f[2] or '', f[3] or '', f[4] or '', f[5] or 1, f[6] or 1, f[7] or '', f[8] or '', f[9] or STARTED, f[10] or ''}
+end
+
+if request <= tonumber(call('GET', last) or -1) then
+  local known = {}
+  for i = 8 + queues * width, #ARGV do known[ARGV[i]] = true end
+  for _, entry in ipairs(call('SMEMBERS', executions)) do
+    local id, exec = string.match(entry, '^([^:]*):(.*)$')
+    if not known[exec] and call('HGET', job_key(id), 'exec') == exec then jobs[#jobs + 1] = row(id, exec) end
+  end
+  return jobs
+end
+call('SET', last, request, 'EX', 86400)
+
+-- An entry whose job is gone or lies elsewhere (stock tools can push twice) is dropped: its job is not lost by that.
+local function take(origin)
+  while true do
+    local id = call('LPOP', RQ .. 'queue:' .. origin)
+    if not id then return nil end
+    local job = job_key(id)
+    local f = call('HMGET', job, 'status', 'data', 'attempt', 'run')
+    if f[1] == 'queued' and f[2] then
+      local exec, attempt = prefix .. #jobs, (tonumber(f[3]) or 0) + 1
+      local entry = id .. ':' .. exec
+      if attempt > 1 then call('HDEL', job, 'progress', 'message') end
+      call('HSET', job, 'status', 'started', 'started_at', ISO, 'started_ms', STARTED, 'worker_name', worker, 'exec', exec, 'attempt', attempt)
+      call('ZADD', RQ .. 'wip:' .. origin, FAR, entry)
+      call('ZADD', OURS .. 'leases', NOW + lease, entry)
+      call('HSET', RQ .. 'execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', STARTED, 'last_heartbeat', STARTED, 'worker_name', worker, 'origin', origin)
+      call('ZADD', RQ .. 'executions:' .. id, FAR, exec)
+      call('SADD', executions, entry)
+      event('claimed', id, f[4], 'queue', origin, 'attempt', attempt, 'worker', worker)
+      return row(id, exec)
+    elseif f[1] == 'queued' then -- no payload: nobody can run it, and it must not vanish
+      call('HSET', job, 'origin', origin)
+      conclude(id, origin, 'failed', 1000, 604800)
+      event('failed', id, f[4], 'queue', origin, 'reason', 'unreadable', 'retry_at', '')
+    end
+  end
+end
+
+local function running(queue)
+  local count = 0
+  for _, origin in ipairs(origins(queue)) do count = count + call('ZCARD', RQ .. 'wip:' .. origin) end
+  return count
+end
+
+local paused = {}
+local marks = call('HGETALL', OURS .. 'paused')
+for i = 1, #marks, 2 do
+  local till = tonumber(string.match(marks[i + 1], '^%d+'))
+  if till == 0 or till > NOW then paused[marks[i]] = true else call('HDEL', OURS .. 'paused', marks[i]) end
+end
+
+local room, dry = {}, {}
+for pass = 1, 2 do -- first each queue its share, then whoever has more
+  for q = 0, queues - 1 do
+    local i = 7 + q * width
+    local name, executor, limit = ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 5])
+    if not room[q] then
+      room[q] = paused[name] and 0 or tonumber(ARGV[i + 4])
+      if limit > 0 and room[q] > 0 then room[q] = math.min(room[q], limit - running(name)) end
+    end
+    local most = pass == 1 and math.min(room[q], tonumber(ARGV[i + 3])) or room[q]
+    if not dry[q] and most > 0 and free[executor] > 0 then
+      for _, origin in ipairs(origins(name)) do
+        while most > 0 and free[executor] > 0 do
+          local job = take(origin)
+          if not job then break end
+          jobs[#jobs + 1] = job
+          most, room[q], free[executor] = most - 1, room[q] - 1, free[executor] - 1
+        end
+      end
+      if most > 0 and free[executor] > 0 then
+        dry[q] = true
+        call('DEL', OURS .. 'wake:' .. name)
+      end
+    end
+  end
+end
+return jobs

@@ -1,0 +1,43 @@
+-- Take jobs back whose worker let the lease run out: to the front of their queue, the attempt spent, or failed
+-- when it was the last one.
+-- ARGV: interval_ms (between two passes), lease_ms, limit, the text 'worker lost' as RQ's result stream wants it,
+--       then per queue: name, failed count, failed age.
+-- After a gap between passes (the server was away, so no worker could renew) one full lease of grace is given.
+-- Returns {id, run, outcome} per job taken back.
+local interval, lease, mark = tonumber(ARGV[1]), tonumber(ARGV[2]), OURS .. 'recovery'
+local past = call('HMGET', mark, 'pass', 'grace')
+local grace = tonumber(past[2] or 0)
+if past[1] and NOW - tonumber(past[1]) > 2 * interval then grace = NOW + lease end
+call('HSET', mark, 'pass', string.format('%.0f', NOW), 'grace', string.format('%.0f', grace))
+if NOW < grace then return {} end
+
+local keep = {}
+for i = 5, #ARGV, 3 do keep[ARGV[i]] = {tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])} end
+
+local taken = {}
+for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 0, tonumber(ARGV[3]))) do
+  local id, exec = string.match(entry, '^([^:]*):(.*)$')
+  local job = job_key(id)
+  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'worker_name', 'cancel', 'status', 'started_ms')
+  if f[1] ~= exec or f[8] ~= 'started' then
+    forsake(id, exec)
+  else
+    local origin, run, attempt, attempts, worker = f[2], f[3], tonumber(f[4]), tonumber(f[5]) or 1, f[6]
+    local kept = keep[base(origin)] or {1000, 604800}
+    local outcome = f[7] and 'canceled' or attempt < attempts and 'queued' or 'failed'
+    release(id, origin, exec, worker)
+    call('HSET', job, 'last', exec, 'error_type', 'WorkerLost', 'error_message', 'worker lost')
+    event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost')
+    record(id, 2, worker, 'exc_string', ARGV[4], exec, f[9])
+    if outcome == 'queued' then
+      call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '')
+      push(id, origin, true)
+    else
+      event(outcome, id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'error_type', 'WorkerLost',
+        'error_message', 'worker lost', 'reason', 'worker lost', 'retry_at', '')
+      conclude(id, origin, outcome, kept[1], kept[2])
+    end
+    taken[#taken + 1] = {id, run, outcome}
+  end
+end
+return taken

@@ -1,0 +1,107 @@
+"""Every error of the engine: one sentence that says what happened, and the HTTP status it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, TypedDict
+
+
+class FieldError(TypedDict):
+    """One wrong field: a JSON pointer into the request (`#/recipient`) and what is accepted."""
+
+    pointer: str
+    detail: str
+
+
+class JobServerError(Exception):
+    """The job server could not do what was asked."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or type(self).title())
+
+    @classmethod
+    def title(cls) -> str:
+        """Return the first line of the docstring: the error's default message."""
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0]
+
+
+class ConfigInvalid(JobServerError):
+    """A setting has a value that is not accepted."""
+
+
+class DeclarationInvalid(JobServerError):
+    """A job type, queue or schedule is declared in a way that cannot work."""
+
+
+class Malformed(JobServerError):
+    """The request could not be read."""
+
+    status = 400
+
+
+class Unauthorized(JobServerError):
+    """A valid bearer token or a signed-in session is required."""
+
+    status = 401
+
+
+class Forbidden(JobServerError):
+    """This principal may not do that."""
+
+    status = 403
+
+
+class NotFound(JobServerError):
+    """There is no such thing here."""
+
+    status = 404
+
+
+class JobNotFound(NotFound):
+    """No job with this id is known."""
+
+
+class UnknownJobType(NotFound):
+    """No job type with this name is registered."""
+
+
+class UnknownQueue(NotFound):
+    """No queue with this name, key or alias is declared."""
+
+
+class KeyConflict(JobServerError):
+    """The key is held by a job of another type."""
+
+    status = 409
+
+
+class WrongState(JobServerError):
+    """The job is not in a state that allows this."""
+
+    status = 409
+
+
+class PayloadTooLarge(JobServerError):
+    """The payload is larger than 1 MiB."""
+
+    status = 413
+
+
+class PayloadInvalid(JobServerError):
+    """The payload does not fit the job type's schema."""
+
+    status = 422
+
+    def __init__(self, message: str | None = None, *, errors: Sequence[FieldError] = ()) -> None:
+        self.errors = list(errors)
+        listed = "; ".join(f"{error['pointer']}: {error['detail']}" for error in self.errors)
+        super().__init__(" ".join(part for part in (message or self.title(), listed) if part))
+
+
+class RedisUnavailable(JobServerError):
+    """Redis cannot be reached; nothing was written."""
+
+    status = 503
+    retry_after: ClassVar[int] = 2  # seconds

@@ -1,0 +1,100 @@
+"""What travels: JSON in and out, checked against the job type's schema, at most 1 MiB."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from marshmallow import Schema, ValidationError
+
+from jobserver.errors import FieldError, PayloadInvalid, PayloadTooLarge
+
+MAX_BYTES = 1024 * 1024
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,120}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def dumps(value: object) -> bytes:
+    """Return compact JSON; datetime, date, UUID and enum as RFC 3339 / text, Decimal as text.
+
+    Raises TypeError for what JSON cannot say.
+    """
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+
+
+def loads(data: bytes | str) -> Any:
+    """Return the value of a JSON text; raises ValueError (orjson.JSONDecodeError)."""
+    return orjson.loads(data)
+
+
+def encode(payload: Mapping[str, object], *, schema: type[Schema] | Schema | None) -> bytes:
+    """Return the payload as JSON after checking it; nothing is changed in the caller's mapping.
+
+    Raises PayloadInvalid (fields named by JSON pointers) or PayloadTooLarge.
+    """
+    try:
+        data = dumps(payload)
+    except TypeError as error:
+        raise PayloadInvalid(f"The payload cannot be written as JSON: {error}.") from error
+    if len(data) > MAX_BYTES:
+        raise PayloadTooLarge(
+            f"The payload has {len(data)} bytes; at most {MAX_BYTES} are accepted."
+        )
+    decode(loads(data), schema=schema)
+    return data
+
+
+def decode(
+    payload: Mapping[str, object], *, schema: type[Schema] | Schema | None
+) -> dict[str, Any]:
+    """Return the keyword arguments that a JSON payload stands for; raises PayloadInvalid."""
+    if not isinstance(payload, Mapping):
+        raise PayloadInvalid(errors=[{"pointer": "#", "detail": "Must be an object."}])
+    if schema is None:
+        return dict(payload)
+    instance = schema if isinstance(schema, Schema) else schema()
+    try:
+        loaded = instance.load(payload)
+    except ValidationError as error:
+        raise PayloadInvalid(errors=field_errors(error.normalized_messages())) from error
+    return dict(loaded)
+
+
+def field_errors(messages: Any, *, pointer: str = "#") -> list[FieldError]:
+    """Flatten marshmallow's nested messages into JSON pointers (RFC 6901) with their details."""
+    if isinstance(messages, dict):
+        return [
+            error
+            for name, nested in messages.items()
+            for error in field_errors(
+                nested, pointer=pointer if name == "_schema" else f"{pointer}/{_escaped(name)}"
+            )
+        ]
+    details = messages if isinstance(messages, list) else [messages]
+    return [{"pointer": pointer, "detail": str(detail)} for detail in details]
+
+
+def job_id(key: str) -> str:
+    """Return the job id of a deduplication key: verbatim where RQ allows it, else slug and hash."""
+    if _SAFE_ID.fullmatch(key):
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    slug = _UNSAFE.sub("-", key).strip("-")[:60]
+    return f"{slug}-{digest}" if slug else digest
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _escaped(name: object) -> str:
+    return str(name).replace("~", "~0").replace("/", "~1")

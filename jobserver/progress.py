@@ -1,0 +1,132 @@
+"""What a running job says of itself: how far it is. At most ten writes a second reach Redis."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from jobserver.errors import RedisUnavailable
+from jobserver.outcomes import JobCanceled
+
+INTERVAL = 0.1  # seconds between two writes
+
+logger = logging.getLogger("jobserver.progress")
+
+Report = Callable[[float, str], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The run that this thread works on; `attempt` counts from 1."""
+
+    id: str
+    run_id: str
+    type: str
+    attempt: int
+    attempts: int
+    reporter: Reporter
+
+
+class Reporter:
+    """Passes a run's progress on, thinned; the last word always gets through."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._lock = threading.Lock()
+        self._written_at = 0.0  # monotonic
+        self._pending: tuple[float, str] | None = None
+        self._timer: threading.Timer | None = None
+        self._percent = 0.0
+        self._stopped_by: str | None = None
+
+    def say(self, percent: float, message: str) -> None:
+        """Report a percentage; raises JobCanceled when the run was canceled or is no longer ours."""
+        with self._lock:
+            self._percent = max(self._percent, min(100.0, percent))
+            self._pending = (self._percent, message)
+            wait = self._written_at + INTERVAL - time.monotonic()
+            if wait <= 0:
+                self._write()
+            elif self._timer is None:
+                self._timer = threading.Timer(wait, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
+            if self._stopped_by:
+                raise JobCanceled(self._stopped_by)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the last report was answered with "stop"."""
+        return self._stopped_by is not None
+
+    def flush(self) -> None:
+        """Write what has not been written yet."""
+        with self._lock:
+            self._timer = None
+            self._write()
+
+    def close(self) -> None:
+        """Write the last word, and end."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+            self._write()
+
+    def _write(self) -> None:
+        if self._pending is None:
+            return
+        (percent, message), self._pending = self._pending, None
+        self._written_at = time.monotonic()
+        try:
+            answer = self._report(percent, message)
+        except RedisUnavailable as error:
+            logger.warning("progress not written: %s", error)
+            return
+        if answer == "canceled":
+            self._stopped_by = "the job was canceled"
+        elif answer == "lost":
+            self._stopped_by = "the run was handed to another worker"
+
+
+_run: ContextVar[Run | None] = ContextVar("jobserver_run", default=None)
+
+
+@contextmanager
+def entered(run: Run) -> Iterator[None]:
+    """Make `run` the current run of this context; its last word is written at the end."""
+    mark = _run.set(run)
+    try:
+        yield
+    finally:
+        run.reporter.close()
+        _run.reset(mark)
+
+
+def current_run() -> Run | None:
+    """Return the run that this code is part of, None outside a job."""
+    return _run.get()
+
+
+def progress(done: float, total: float | None = None, *, message: str = "") -> None:
+    """Say how far the job is: `progress(30)` per cent, or `progress(3, 10)` of the work.
+
+    Never falls within an attempt. Outside a job it does nothing. Raises JobCanceled when the job
+    was canceled meanwhile.
+    """
+    run = _run.get()
+    if run is None:
+        return
+    percent = done if total is None else 100 * done / total if total else 100
+    run.reporter.say(percent, message)
+
+
+def cancel_requested() -> bool:
+    """Return whether somebody canceled the job this code is part of, as far as is known here."""
+    run = _run.get()
+    return run is not None and run.reporter.stop_requested

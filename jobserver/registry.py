@@ -1,0 +1,101 @@
+"""The allow-list: every job type, queue and recurring entry found in the declared modules."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+
+from jobserver.errors import DeclarationInvalid, UnknownJobType, UnknownQueue
+from jobserver.job_type import JobType
+from jobserver.policy import RESERVED_QUEUES, Queue
+from jobserver.schedule import Every
+
+
+class Registry:
+    """Job types, queues and recurring entries by name."""
+
+    def __init__(self, *, overrides: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        self.types: dict[str, JobType] = {}
+        self.queues: dict[str, Queue] = {}
+        self.entries: dict[str, Every] = {}
+        self._overrides = overrides or {}
+        self._names: dict[str, str] = {}
+
+    def discover(self, names: Iterable[str]) -> None:
+        """Import the named modules, and in packages every submodule called `jobs`; add all found.
+
+        Raises DeclarationInvalid for two things of one name, ImportError for a missing module.
+        """
+        modules = [module for name in names for module in _modules(name)]
+        values = [value for module in modules for value in vars(module).values()]
+        for queue in (value for value in values if isinstance(value, Queue)):
+            self.add_queue(queue)
+        for job_type in (value for value in values if isinstance(value, JobType)):
+            self.add(job_type)
+        for entry in (value for value in values if isinstance(value, Every)):
+            self.add_entry(entry)
+
+    def add(self, job_type: JobType) -> None:
+        """Add one job type and, unless it is declared already, its queue."""
+        known = self.types.get(job_type.name)
+        if known not in (None, job_type):
+            raise DeclarationInvalid(f"two job types are called {job_type.name!r}")
+        self.types[job_type.name] = job_type
+        if job_type.queue.name not in self.queues or job_type.queue != Queue(job_type.queue.name):
+            self.add_queue(job_type.queue)
+
+    def add_queue(self, queue: Queue) -> None:
+        """Add one queue; its name, key and aliases must be free."""
+        name = queue.name
+        queue = queue.overridden(self._overrides.get(name, {}))
+        known = self.queues.get(name)
+        if known not in (None, queue, Queue(name)):
+            raise DeclarationInvalid(f"two different queues are called {name!r}")
+        self.queues[name] = queue
+        for other in (name, queue.key, *queue.aliases):
+            if other is None:
+                continue
+            if other.lower() in RESERVED_QUEUES:
+                raise DeclarationInvalid(f"queue {name!r}: {other!r} is a reserved name")
+            holder = self._names.setdefault(other.lower(), name)
+            if holder != name:
+                raise DeclarationInvalid(f"queues {holder!r} and {name!r} both answer to {other!r}")
+
+    def add_entry(self, entry: Every) -> None:
+        """Add one recurring entry."""
+        if self.entries.get(entry.id) not in (None, entry):
+            raise DeclarationInvalid(f"two recurring entries are called {entry.id!r}")
+        self.entries[entry.id] = entry
+
+    def job_type(self, name: str | JobType) -> JobType:
+        """Return the job type of that name; raises UnknownJobType with the nearest name."""
+        if isinstance(name, JobType):
+            name = name.name
+        try:
+            return self.types[name]
+        except KeyError:
+            raise UnknownJobType(_unknown("job type", name, self.types)) from None
+
+    def queue(self, name: str) -> Queue:
+        """Return the queue with this name, key or alias, whatever its case; raises UnknownQueue."""
+        try:
+            return self.queues[self._names[name.lower()]]
+        except KeyError:
+            raise UnknownQueue(_unknown("queue", name, self._names)) from None
+
+
+def _modules(name: str) -> Iterator[ModuleType]:
+    module = importlib.import_module(name)
+    yield module
+    for found in pkgutil.walk_packages(getattr(module, "__path__", ()), prefix=f"{name}."):
+        if found.name.endswith(".jobs"):
+            yield importlib.import_module(found.name)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"No {what} is called {name!r}{hint}"

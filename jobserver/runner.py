@@ -1,0 +1,136 @@
+"""Runs one job: looks its type up, checks its payload, calls it in the app, says how it ended."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+import orjson
+
+from jobserver import current, payload
+from jobserver.broker import Claim, Ending
+from jobserver.broker.job import packed_traceback, packed_value, payload_of
+from jobserver.errors import PayloadInvalid, UnknownJobType
+from jobserver.job_type import JobType
+from jobserver.outcomes import Discard, JobCanceled, JobTimeout, Outcome, RateLimited, Snooze
+from jobserver.policy import Backoff
+from jobserver.progress import Reporter, Run, entered
+from jobserver.server import FUNCTION, Server
+
+UNKNOWN_DELAY = 30.0  # seconds until a worker is asked again for a type or payload it does not know
+TRACEBACK_BYTES = 16 * 1024
+MESSAGE_CHARS = 1000
+
+logger = logging.getLogger("jobserver.runner")
+
+
+def run(type_name: str, values: dict[str, Any]) -> Any:
+    """Run a job type with a payload and return its result: what a stock `rq worker` calls.
+
+    The registry is the allow-list: raises UnknownJobType for every other name.
+    """
+    server = current.server()
+    job_type = server.registry.job_type(type_name)
+    with current.application().app_context():
+        return job_type(**job_type.decode(values))
+
+
+def perform(server: Server, claim: Claim) -> Ending:
+    """Run a claimed job to its end; never raises but for what ends the process."""
+    try:
+        function, values = payload_of(claim.data)
+        if function != FUNCTION:
+            raise UnknownJobType(f"{function!r} is no job type of this server")
+        job_type = server.registry.job_type(claim.type)
+        arguments = job_type.decode(values)
+    except (UnknownJobType, PayloadInvalid, ValueError) as error:
+        logger.error("Job %s of type %r put off: %s", claim.id, claim.type, error)
+        return Ending(claim=claim, word="snooze", delay=UNKNOWN_DELAY, reason=_short(error))
+
+    def report(percent: float, message: str) -> str:
+        return server.broker.progress(claim.id, claim.exec, percent=percent, message=message)
+
+    run = Run(
+        id=claim.id,
+        run_id=claim.run,
+        type=claim.type,
+        attempt=claim.attempt,
+        attempts=claim.attempts,
+        reporter=Reporter(report),
+    )
+    try:
+        with entered(run), server.app.app_context():
+            result = job_type.function(**arguments)
+        return Ending(claim=claim, word="completed", value=packed_value(payload.dumps(result)))
+    except BaseException as error:  # whatever a job raises is its end, not ours
+        return ending_of(claim, error, job_type=job_type)
+
+
+def ending_of(claim: Claim, error: BaseException, *, job_type: JobType | None) -> Ending:
+    """Return how a run ends that raised `error`."""
+    if isinstance(error, JobCanceled):
+        return Ending(claim=claim, word="canceled", reason=_short(error))
+    if isinstance(error, Snooze):
+        reason = "rate limited" if isinstance(error, RateLimited) else "snoozed"
+        return Ending(claim=claim, word="snooze", delay=max(0.0, error.seconds), reason=reason)
+    return failure(
+        claim,
+        text=_traceback(error),
+        error_type=type(error).__name__,
+        message=_short(error),
+        reason=_reason(error),
+        job_type=job_type,
+        may_retry=_may_retry(error, job_type),
+    )
+
+
+def failure(
+    claim: Claim,
+    *,
+    text: str,
+    error_type: str,
+    message: str,
+    reason: str,
+    job_type: JobType | None,
+    may_retry: bool = True,
+) -> Ending:
+    """Return the end of a failed attempt: a retry while attempts are left, else the failure."""
+    retries = may_retry and claim.attempt < claim.attempts
+    backoff = job_type.policy.backoff if job_type else Backoff()
+    if claim.backoff:
+        backoff = Backoff(**orjson.loads(claim.backoff))
+    return Ending(
+        claim=claim,
+        word="retry" if retries else "failed",
+        value=packed_traceback(text),
+        delay=backoff.wait(claim.attempt) if retries else 0,
+        error_type=error_type,
+        error_message=message,
+        reason=reason,
+    )
+
+
+def _may_retry(error: BaseException, job_type: JobType | None) -> bool:
+    if isinstance(error, JobTimeout):
+        return True
+    if isinstance(error, Outcome) or job_type is None:
+        return False
+    return job_type.policy.retries(type(error))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, JobTimeout):
+        return "timeout"
+    return "discarded" if isinstance(error, Discard) else "error"
+
+
+def _short(error: BaseException) -> str:
+    return (str(error) or type(error).__name__)[:MESSAGE_CHARS]
+
+
+def _traceback(error: BaseException) -> str:
+    # The first frames are ours: the reader wants those of the job.
+    frames = error.__traceback__.tb_next if error.__traceback__ else None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return text[-TRACEBACK_BYTES:]

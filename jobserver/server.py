@@ -1,0 +1,253 @@
+"""The job server: the verbs of jobs and queues. What makes it a Flask extension is in app.py."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from flask import Flask
+from rq.defaults import RQ_KEY_PREFIX
+from sqlalchemy.orm import Session, scoped_session
+
+from jobserver.broker import Answer, Broker, EnqueueRequest, Job, connect
+from jobserver.broker.job import STATUSES, envelope, queue_of
+from jobserver.config import Config
+from jobserver.errors import ConfigInvalid, JobNotFound, KeyConflict, PayloadInvalid, WrongState
+from jobserver.ids import new_id
+from jobserver.job_type import JobType
+from jobserver.ledger.outbox import Outbox
+from jobserver.payload import dumps, job_id
+from jobserver.policy import Backoff, Priority, Queue, Retention, priority_of
+from jobserver.registry import Registry
+
+FUNCTION = "jobserver.runner.run"  # the only function whose name travels
+
+logger = logging.getLogger("jobserver.server")
+
+
+class Server:
+    """The verbs over one Redis and one registry."""
+
+    app: Flask
+    config: Config
+    registry: Registry
+    broker: Broker
+    outbox: Outbox
+
+    def __init__(self, *, jobs: Iterable[str] = (), db: object = None) -> None:
+        self._modules = tuple(jobs)
+        self.db = db
+
+    def configure(self, config: Config) -> None:
+        """Take the configuration and find the job types; touches neither Redis nor SQL.
+
+        Raises ConfigInvalid for a key prefix that this process does not have: RQ reads it once.
+        """
+        if config.key_prefix != RQ_KEY_PREFIX:
+            raise ConfigInvalid(
+                f"RQ_KEY_PREFIX={config.key_prefix!r}: this process has {RQ_KEY_PREFIX!r} already; "
+                "set it before rq is imported, and run apps of different prefixes apart"
+            )
+        self.config = config
+        self.registry = Registry(overrides=config.queue_overrides)
+        self.registry.discover(self._modules)
+        self.broker = Broker(connect(config.redis_url), events_max_mib=config.events_max_mib)
+        self.outbox = Outbox(self.broker)
+
+    def enqueue(
+        self,
+        job_type: str | JobType,
+        payload: Mapping[str, object] | None = None,
+        *,
+        session: Session | scoped_session[Session] | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        priority: Priority | int = "normal",
+        key: str | None = None,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: int | None = None,
+        owner: str | None = None,
+        call: str | None = None,
+    ) -> Job:
+        """Create a job, or return the active one that has its key (`duplicate` is True then).
+
+        With `session`, the job is made when that session's transaction commits, and only then. The
+        job starts after `delay` seconds or `at` a time. `attempts`, `backoff` and `timeout`
+        (seconds) override the type's policy. `call` names this call: repeated within ten minutes,
+        it gets the first answer. Raises UnknownJobType, PayloadInvalid, PayloadTooLarge,
+        KeyConflict, RedisUnavailable; nothing is written then.
+        """
+        return self.enqueue_many(
+            job_type,
+            [payload or {}],
+            session=session,
+            delay=delay,
+            at=at,
+            priority=priority,
+            keys=None if key is None else [key],
+            attempts=attempts,
+            backoff=backoff,
+            timeout=timeout,
+            owner=owner,
+            calls=None if call is None else [call],
+        )[0]
+
+    def enqueue_many(
+        self,
+        job_type: str | JobType,
+        payloads: Sequence[Mapping[str, object]],
+        *,
+        session: Session | scoped_session[Session] | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        priority: Priority | int = "normal",
+        keys: Sequence[str] | None = None,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: int | None = None,
+        owner: str | None = None,
+        calls: Sequence[str] | None = None,
+    ) -> list[Job]:
+        """Create a job per payload, as `enqueue` does; all payloads are checked before any is written."""
+        kind = self.registry.job_type(job_type)
+        overrides = self.config.queue_overrides.get(kind.queue.name, {})
+        shared: dict[str, Any] = {
+            "type": kind.name,
+            "origin": kind.queue.origin(priority_of(priority)),
+            "timeout": timeout or int(overrides.get("timeout", kind.policy.timeout)),
+            "attempts": attempts or int(overrides.get("attempts", kind.policy.attempts)),
+            "due": _due(delay, at, from_now=session is None),
+            "owner": owner or "",
+            "backoff": dumps(asdict(backoff)).decode() if backoff else "",
+            "when_active": kind.policy.when_active,
+        }
+        requests = []
+        for number, values in enumerate(payloads):
+            data = envelope(FUNCTION, kind.name, kind.encode(values))
+            key = keys[number] if keys else kind.key_of(values)
+            identity = job_id(key) if key else new_id()
+            requests.append(
+                EnqueueRequest(
+                    id=identity,
+                    call=calls[number] if calls else new_id(),
+                    run=new_id(),
+                    data=data,
+                    key=key if key and key != identity else "",
+                    **shared,
+                )
+            )
+        if session is not None:
+            self.outbox.store(session, requests)
+            return [_job(request, payload) for request, payload in zip(requests, payloads, strict=True)]
+        answers = self.broker.enqueue(requests)
+        for request, answer in zip(requests, answers, strict=True):
+            if answer.word == "conflict":
+                raise KeyConflict(
+                    f"Key {request.key or request.id!r} is held by a job of type {answer.run!r}"
+                )
+        return [
+            _job(request, values, answer)
+            for request, values, answer in zip(requests, payloads, answers, strict=True)
+        ]
+
+    def fetch(self, job_id: str) -> Job:
+        """Return a job as it stands; raises JobNotFound."""
+        return self.broker.fetch(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job: a waiting one never runs, a running one is told. Raises WrongState, JobNotFound."""
+        job = self.fetch(job_id)
+        self.broker.cancel(job_id, retention=self._retention(job.queue))
+        return self.fetch(job_id)
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or canceled job again, with its type's attempts on top of those it had."""
+        job = self.fetch(job_id)
+        known = self.registry.types.get(job.type)
+        word = self.broker.retry([job_id], attempts=known.policy.attempts if known else 1)[0]
+        if word == "missing":
+            raise JobNotFound(f"No job with id {job_id!r} is known")
+        if word != "retried":
+            status = STATUSES.get(word, "waiting")
+            raise WrongState(f"Job {job_id!r} is {status}; only failed or canceled ones are retried")
+        return self.fetch(job_id)
+
+    def pause(self, queue: str, *, until: float = 0, reason: str = "") -> bool:
+        """Let nothing of a queue start, until a Unix time or for ever; running jobs finish."""
+        return self.broker.pause(self.registry.queue(queue), until=until, reason=reason)
+
+    def resume(self, queue: str) -> bool:
+        """Let a paused queue go on; returns whether it was paused."""
+        return self.broker.resume(self.registry.queue(queue))
+
+    def failed(self, queue: str, *, start: int = 0, end: int = 99) -> list[Job]:
+        """Return a queue's failed jobs, newest first; `start` and `end` are inclusive ranks."""
+        return self.broker.listed(self.registry.queue(queue), "failed", start=start, end=end)
+
+    def clean(self, queue: str, *, older_than: float, states: Sequence[str]) -> int:
+        """Purge jobs of a queue that ended `older_than` seconds ago; states: completed, failed, canceled."""
+        names = {"completed": "finished", "failed": "failed", "canceled": "canceled"}
+        unknown = [state for state in states if state not in names]
+        if unknown:
+            raise PayloadInvalid(
+                errors=[{"pointer": "#/states", "detail": f"Use {', '.join(names)}."}]
+            )
+        registries = [names[state] for state in states]
+        return self.broker.clean(
+            self.registry.queue(queue), older_than=older_than, registries=registries
+        )
+
+    def empty(self, queue: str) -> int:
+        """Remove a queue's waiting and delayed jobs, never the running ones; return how many."""
+        return self.broker.empty(self.registry.queue(queue))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return jobs per queue and state, in one round trip."""
+        return self.broker.counts(list(self.registry.queues.values()))
+
+    def _retention(self, queue: str) -> Retention:
+        known = self.registry.queues.get(queue)
+        return known.retention if known else Queue(queue).retention
+
+
+def _due(delay: float | None, at: datetime | None, *, from_now: bool) -> str:
+    if delay is not None and at is not None:
+        raise PayloadInvalid(errors=[{"pointer": "#/at", "detail": "Not together with delay."}])
+    if delay is not None:
+        if delay < 0:
+            raise PayloadInvalid(errors=[{"pointer": "#/delay", "detail": "Must be ≥ 0 seconds."}])
+        # From the moment Redis sees it; through the outbox that may be much later than now.
+        return f"+{int(delay * 1000)}" if from_now else str(int((time.time() + delay) * 1000))
+    if at is not None:
+        if at.tzinfo is None:
+            raise PayloadInvalid(
+                errors=[{"pointer": "#/at", "detail": "Must be a time with its offset from UTC."}]
+            )
+        return str(int(at.timestamp() * 1000))
+    return ""
+
+
+def _job(
+    request: EnqueueRequest, payload: Mapping[str, object], answer: Answer | None = None
+) -> Job:
+    queue, priority = queue_of(request.origin)
+    raw_status = answer.raw_status if answer else "scheduled" if request.due else "queued"
+    return Job(
+        id=request.id,
+        run_id=answer.run if answer else request.run,
+        type=request.type,
+        queue=queue,
+        priority=priority,
+        status=STATUSES.get(raw_status, "waiting"),
+        raw_status=raw_status,
+        attempts=request.attempts,
+        key=request.key or None,
+        owner=request.owner or None,
+        payload=dict(payload),
+        duplicate=answer is not None and answer.word != "new",
+    )
