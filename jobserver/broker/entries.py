@@ -59,10 +59,10 @@ class Entries:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
-    def declare(self, entries: Sequence[Entry]) -> None:
-        """Make these the declared entries: new ones come due on their grid, known ones keep their time.
+    def declare(self, entries: Sequence[Entry], *, prune: bool) -> None:
+        """Add or update entries: new ones come due on their grid, known ones keep their time.
 
-        Safe to repeat and to run anywhere at once. Entries that are no longer declared are removed.
+        Safe to repeat and to run anywhere at once. `prune` removes those that are not among them.
         """
         connection = self._broker.connection
         with available():
@@ -72,9 +72,9 @@ class Entries:
             pipe = connection.pipeline(transaction=True)
             for entry in entries:
                 pipe.hset(ENTRIES, entry.id, orjson.dumps(entry))
-                # LT: a tick that was missed, and one that comes sooner than on a changed grid, stay.
+                # LT: a tick that was missed stays, and so does one sooner than on a changed grid.
                 pipe.zadd(DUE, {entry.id: round(entry.after(now) * 1000)}, lt=True)
-            for gone in sorted(known - {entry.id for entry in entries}):
+            for gone in known - {entry.id for entry in entries} if prune else ():
                 pipe.hdel(ENTRIES, gone)
                 pipe.zrem(DUE, gone)
             pipe.execute()
@@ -113,8 +113,8 @@ class Entries:
         due = {name: score / 1000 for name, score in scores}
         return [(Entry(**orjson.loads(texts[name])), due.get(name)) for name in sorted(texts)]
 
-    def beat(self, name: str, *, ttl: float, facts: Mapping[str, str | float]) -> None:
-        """Note that the scheduler `name` lives; forgotten after `ttl` seconds without another beat."""
+    def beat(self, name: str, *, ttl: float, facts: Mapping[str, str]) -> None:
+        """Note that the scheduler `name` lives; it is forgotten after `ttl` seconds of silence."""
         key = f"{keys.OURS}scheduler:{name}"
         with available():
             seconds, _ = self._broker.connection.time()

@@ -1,0 +1,82 @@
+"""`flask jobs …`: the engine's commands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from flask.cli import AppGroup
+
+from jobserver import current, ledger, payload
+from jobserver.errors import ConfigInvalid, JobServerError
+
+
+class Commands(AppGroup):
+    """A group whose commands end with the engine's one-line message, not with a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turns JobServerError into exit code 1 and its message."""
+        try:
+            return super().invoke(ctx)
+        except JobServerError as error:
+            raise click.ClickException(str(error)) from error
+
+
+commands = Commands("jobs", help="Run, feed and inspect the job server.")
+
+
+# Scheduler and worker are imported where they are run: the web process must not load them.
+
+
+@commands.command()
+@click.option("--burst", is_flag=True, help="Do one pass of everything and end.")
+def scheduler(*, burst: bool) -> None:
+    """Serve recurring entries, due jobs, lost workers and the outbox until SIGTERM."""
+    from jobserver.scheduler import Scheduler
+
+    Scheduler(current.server()).run(burst=burst)
+
+
+@commands.command()
+@click.option("--bind", help="A key of SQLALCHEMY_BINDS; default: the app's own database.")
+def migrate(*, bind: str | None) -> None:
+    """Bring the engine's tables up to date; safe to repeat."""
+    known = ledger.engines(current.server().db)
+    if bind not in known:
+        keys = ", ".join(sorted(key for key in known if key)) or "none"
+        wanted = f"bind {bind!r}" if bind else "db"
+        raise ConfigInvalid(f"JobServer(app, db=…) has no {wanted}; it has the binds: {keys}")
+    ledger.migrate(known[bind])
+    click.echo("The job server's tables are up to date.")
+
+
+@commands.command()
+@click.argument("job_type")
+@click.argument("values", metavar="[JSON]", default="{}")
+@click.option("--key", help="Deduplication key, instead of the type's own.")
+@click.option("--delay", type=click.FloatRange(min=0), help="Seconds to wait before the first run.")
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal")
+def enqueue(
+    *, job_type: str, values: str, key: str | None, delay: float | None, priority: Any
+) -> None:
+    """Enqueue one job of JOB_TYPE with a JSON object as its payload, and print it."""
+    try:
+        loaded = payload.loads(values)
+    except ValueError as error:
+        raise click.BadParameter(f"{values!r} is no JSON: {error}", param_hint="JSON") from error
+    server = current.server()
+    job = server.enqueue(job_type, loaded, key=key, delay=delay, priority=priority)
+    click.echo(_pretty(asdict(job)))
+
+
+@commands.command()
+@click.argument("job_id")
+def show(*, job_id: str) -> None:
+    """Print one job as it stands."""
+    click.echo(_pretty(asdict(current.server().fetch(job_id))))
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False)

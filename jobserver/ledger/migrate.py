@@ -1,0 +1,35 @@
+"""Bring the engine's tables up to date, beside the host's own Alembic history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, text
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+_LOCK = 5_702_741_311  # any number that no other program takes as its PostgreSQL advisory lock
+
+
+def migrate(engine: Engine) -> None:
+    """Run the migrations that this database has not seen; may be repeated, by several at once too."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    # Alembic's option parser reads "%" as the start of an interpolation.
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        _lock(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    elif connection.dialect.name == "sqlite":
+        # Hosts may begin their SQLite transactions themselves; sqlite3 leaves DDL outside of any.
+        driver = connection.connection.dbapi_connection
+        if driver is not None and not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
