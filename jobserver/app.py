@@ -1,0 +1,95 @@
+"""JobServer: the Flask extension, which puts engine, API, pages and commands on an app."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+
+from flask import Blueprint, Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from jobserver import admin, cli, http
+from jobserver.auth import GATE, Gate, Principal, PrincipalHook, Role
+from jobserver.config import Config
+from jobserver.current import EXTENSION
+from jobserver.errors import DeclarationInvalid
+from jobserver.server import Server
+
+
+class JobServer(Server):
+    """The job server of a Flask app: `JobServer(app, jobs=["shop.jobs"], db=db)`, or `init_app`.
+
+    `jobs` names the modules that declare job types; of a package, every submodule called `jobs`.
+    `db` is the app's Flask-SQLAlchemy. All routes lie below `url_prefix`. `principal` is called in
+    every request and returns who is asking by the app's own reckoning, or None.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        jobs: Iterable[str] = (),
+        db: object = None,
+        url_prefix: str = "",
+        principal: PrincipalHook | None = None,
+        config: Config | None = None,
+    ) -> None:
+        super().__init__(jobs=jobs, db=db)
+        if not re.fullmatch(r"(/[^/<>\s]+)*", url_prefix):
+            raise DeclarationInvalid(
+                f"url_prefix={url_prefix!r} is not accepted: use '' or a path like '/engine'"
+            )
+        self._url_prefix = url_prefix
+        self._principal = principal
+        self._given_config = config
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Put the job server on an app; touches neither Redis nor SQL. Raises ConfigInvalid.
+
+        Each app gets its own: with several, this object itself serves the first.
+        """
+        if EXTENSION in app.extensions:
+            raise DeclarationInvalid(f"The app {app.import_name!r} has a JobServer already")
+        server = copy.copy(self) if hasattr(self, "app") else self
+        config = self._given_config or Config.from_env()
+        server.app = app
+        server.configure(config)
+        app.extensions[EXTENSION] = server
+        app.extensions[GATE] = Gate(
+            config, hook=self._principal, app_secret=lambda: app.secret_key
+        )
+        if hops := config.proxy_hops:
+            app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # as Flask's documentation does
+                app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
+            )
+        http.register(app, url_prefix=self._url_prefix)
+        admin.register(app, url_prefix=self._url_prefix)
+        app.cli.add_command(cli.commands)
+
+    @staticmethod
+    def protect(
+        blueprint: Blueprint, *, role: Role = "viewer", seed: bool = False, page: bool = False
+    ) -> None:
+        """Admit only principals that may do what `role` may to a blueprint of the app's own.
+
+        Its errors become problems (RFC 9457), with the seeds' `success: false` when `seed`; with
+        `page`, visitors are sent to sign in and errors are pages. Must come before the blueprint
+        is first registered; doing it again changes nothing.
+        """
+        if page:
+            admin.protect(blueprint, role=role)
+        else:
+            http.protect(blueprint, role=role, seed=seed)
+
+    @staticmethod
+    def principal() -> Principal:
+        """Return who is asking; only inside a route that `protect` guards."""
+        return http.principal()
+
+    @staticmethod
+    def csrf_token() -> str:
+        """Return what a signed-in page's writes must send as `X-CSRF-Token` or `csrf_token`."""
+        return admin.csrf_token()

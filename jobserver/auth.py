@@ -1,0 +1,245 @@
+"""Who is asking, and what they may do: bearer tokens, browser sessions, the host app's users.
+
+Works on werkzeug requests, so pages and API share it; it answers nothing itself, it raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from werkzeug.wrappers import Request
+
+from jobserver.config import Config
+from jobserver.errors import ConfigInvalid, Forbidden, Unauthorized
+
+Role = Literal["user", "viewer", "operator", "admin"]
+
+GATE = "jobserver.gate"  # where an app keeps its Gate: app.extensions
+SESSION_COOKIE = "jobserver_session"
+SESSION_SECONDS = 12 * 3600
+CSRF_FIELD = "csrf_token"
+CSRF_HEADER = "X-CSRF-Token"
+
+_RANK: dict[Role, int] = {"user": 0, "viewer": 1, "operator": 2, "admin": 3}
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principal:
+    """Who is asking. A `user` sees only the jobs of its `owner`; the other roles see all."""
+
+    name: str
+    role: Role = "user"
+    owner: str | None = None
+
+    def may(self, role: Role) -> bool:
+        """Tell whether this principal may do what `role` may."""
+        return _RANK[self.role] >= _RANK[role]
+
+    def sees(self, owner: str | None) -> bool:
+        """Tell whether this principal may see a job with that owner."""
+        return self.role != "user" or (owner is not None and owner == self.owner)
+
+
+PrincipalHook = Callable[[], Principal | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credential:
+    """A principal and how it proved itself; `csrf` is what a session's writes must carry."""
+
+    principal: Principal
+    proof: Literal["hook", "token", "session", "local"]
+    csrf: str | None = None
+
+
+def check_config(config: Config) -> None:
+    """Refuse settings that would let strangers in; raises ConfigInvalid."""
+    if config.auth == "off" and config.proxy_hops:
+        raise ConfigInvalid(
+            f"JOBSERVER_AUTH='off' admits local requests only and cannot be combined with "
+            f"PROXY_HOPS={config.proxy_hops!r}; set JOBSERVER_AUTH=on or PROXY_HOPS=0"
+        )
+
+
+class Gate:
+    """The one place that knows how a request proves who it is."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        hook: PrincipalHook | None = None,
+        app_secret: Callable[[], str | bytes | None] = lambda: None,
+    ) -> None:
+        check_config(config)
+        self._config = config
+        self._hook = hook
+        self._app_secret = app_secret  # a host may set its secret key after we are on its app
+
+    def admit(self, request: Request, *, role: Role) -> Credential:
+        """Return the request's credential; raises Unauthorized, or Forbidden for a lower role.
+
+        A write must also pass the checks against cross-site request forgery.
+        """
+        try:
+            credential = self.identify(request)
+            if credential is None:
+                raise Unauthorized
+            if not credential.principal.may(role):
+                actual = credential.principal.role
+                raise Forbidden(f"The role {actual!r} may not do that; it takes {role!r}.")
+            self._check_write(request, credential)
+        except (Unauthorized, Forbidden) as error:
+            asked = f"{request.method} {request.path!r}"
+            logger.warning("refused %s from %s: %s", asked, request.remote_addr, error)
+            raise
+        return credential
+
+    def identify(self, request: Request) -> Credential | None:
+        """Return who is asking, None for nobody; raises Unauthorized for a wrong bearer token."""
+        if self._hook and (principal := self._hook()):
+            return Credential(principal=principal, proof="hook")
+        if (principal := self._bearer(request)) is not None:
+            return Credential(principal=principal, proof="token")
+        if (credential := self._session(request)) is not None:
+            return credential
+        if self._config.auth == "off" and is_local(request):
+            return Credential(principal=Principal(name="local", role="admin"), proof="local")
+        if _bearer_token(request) is not None:
+            raise Unauthorized("The bearer token is not valid.")
+        return None
+
+    def principal_of(self, token: str) -> Principal | None:
+        """Return whom a token stands for, compared in constant time."""
+        expected = self._config.admin_token
+        if expected and hmac.compare_digest(_digest(token), _digest(expected)):
+            return Principal(name="admin", role="admin")
+        return None
+
+    def sign_in(self, request: Request, *, token: str) -> str:
+        """Return a new session cookie's value; raises Unauthorized, or Forbidden cross-site."""
+        if is_cross_site(request, origins=self._config.cors_origins):
+            raise Forbidden("This sign-in came from another site.")
+        principal = self.principal_of(token)
+        serializer = self._serializer()
+        if principal is None or serializer is None:
+            logger.warning("refused sign-in from %s", request.remote_addr)
+            raise Unauthorized("This token is not valid.")
+        values = {
+            "name": principal.name,
+            "role": principal.role,
+            "owner": principal.owner,
+            "csrf": secrets.token_urlsafe(16),
+            "token": self._fingerprint(),
+        }
+        return str(serializer.dumps(values))
+
+    @property
+    def can_sign_in(self) -> bool:
+        """Tell whether any token exists to sign in with."""
+        return self._config.admin_token is not None
+
+    def _bearer(self, request: Request) -> Principal | None:
+        token = _bearer_token(request)
+        return None if token is None else self.principal_of(token)
+
+    def _session(self, request: Request) -> Credential | None:
+        cookie = request.cookies.get(SESSION_COOKIE)
+        serializer = self._serializer()
+        if cookie is None or serializer is None:
+            return None
+        try:
+            values = serializer.loads(cookie, max_age=SESSION_SECONDS)
+        except BadSignature:
+            return None
+        if values["token"] != self._fingerprint():
+            return None
+        principal = Principal(name=values["name"], role=values["role"], owner=values["owner"])
+        return Credential(principal=principal, proof="session", csrf=values["csrf"])
+
+    def _serializer(self) -> URLSafeTimedSerializer | None:
+        secret = self._config.secret_key or self._app_secret() or self._config.admin_token
+        return URLSafeTimedSerializer(secret, salt="jobserver.session") if secret else None
+
+    def _fingerprint(self) -> str:
+        # A session ends with the token that opened it: a changed token signs everybody out.
+        return _digest(f"session:{self._config.admin_token}").hex()[:16]
+
+    def _check_write(self, request: Request, credential: Credential) -> None:
+        if request.method in _SAFE_METHODS or credential.proof == "token":
+            return
+        if is_cross_site(request, origins=self._config.cors_origins):
+            raise Forbidden("This write came from another site.")
+        if credential.csrf is None:
+            return
+        sent = request.headers.get(CSRF_HEADER) or request.form.get(CSRF_FIELD, "")
+        if not hmac.compare_digest(_digest(sent), _digest(credential.csrf)):
+            raise Forbidden(
+                f"A signed-in write needs the session's CSRF token: header {CSRF_HEADER!r} "
+                f"or form field {CSRF_FIELD!r}."
+            )
+
+
+def is_cross_site(request: Request, *, origins: Iterable[str] = ()) -> bool:
+    """Tell whether a browser sent this request for a page of another site (Fetch Metadata, Origin).
+
+    Hosts are compared, not schemes: behind a TLS proxy the app may see plain HTTP.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return site is not None
+    if origin in origins:
+        return False
+    return site is not None or urlsplit(origin).netloc != request.host
+
+
+def is_local(request: Request) -> bool:
+    """Tell whether a request was made on this machine, by its socket peer and no proxy's word.
+
+    The Host must be local too, or a name rebound to 127.0.0.1 would let any web page in.
+    """
+    if any(name.startswith(("Forwarded", "X-Forwarded-")) for name, _ in request.headers):
+        return False
+    before_proxy_fix = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
+    host = urlsplit(f"//{request.host}").hostname or ""
+    return _is_loopback(before_proxy_fix.get("REMOTE_ADDR", "")) and (
+        host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
+    )
+
+
+def safe_target(target: str | None, *, default: str) -> str:
+    """Return where to go after sign-in: a path of this site, never another one."""
+    if not target or not target.startswith("/") or target.startswith(("//", "/\\")):
+        return default
+    return default if any(ord(character) < 32 for character in target) else target
+
+
+def _bearer_token(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,17 @@
+"""The HTTP API: one module per prefix, thin over the server's verbs."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from jobserver.http import guard, health, jobs_v1
+from jobserver.http.guard import principal, protect
+
+__all__ = ["principal", "protect", "register"]
+
+
+def register(app: Flask, *, url_prefix: str = "") -> None:
+    """Add the engine's API routes to an app, below a prefix of its choice."""
+    guard.install(app)
+    for blueprint in (jobs_v1.blueprint(), health.blueprint()):
+        app.register_blueprint(blueprint, url_prefix=f"{url_prefix}{blueprint.url_prefix}")

@@ -1,0 +1,92 @@
+"""The JSON of the API, as marshmallow schemas."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any
+
+from marshmallow import Schema, fields, pre_dump, validate
+
+from jobserver.broker import Job
+
+_STATUSES = ("waiting", "delayed", "active", "completed", "failed", "canceled")
+
+
+class ProgressSchema(Schema):
+    """How far a job is; never falls within an attempt."""
+
+    percent = fields.Integer(required=True, validate=validate.Range(0, 100))
+    message = fields.String(required=True)
+
+
+class ErrorSchema(Schema):
+    """Why the last attempt failed."""
+
+    type = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class JobSchema(Schema):
+    """One job as `GET /api/v1/jobs/<id>` answers it; dumps a `Job`."""
+
+    id = fields.String(required=True)
+    type = fields.String(required=True)
+    queue = fields.String(required=True)
+    status = fields.String(required=True, validate=validate.OneOf(_STATUSES))
+    rawStatus = fields.String(required=True, metadata={"description": "RQ's own word"})
+    progress = fields.Nested(ProgressSchema, required=True)
+    attempt = fields.Integer(required=True, metadata={"description": "0 before the first run"})
+    attempts = fields.Integer(required=True, metadata={"description": "runs allowed in all"})
+    createdAt = fields.AwareDateTime(required=True, allow_none=True)
+    startedAt = fields.AwareDateTime(required=True, allow_none=True)
+    endedAt = fields.AwareDateTime(required=True, allow_none=True)
+    durationMs = fields.Integer(required=True, allow_none=True)
+    result = fields.Raw(required=True, allow_none=True)
+    error = fields.Nested(ErrorSchema, required=True, allow_none=True)
+    retryAfter = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "seconds until the next look"}
+    )
+
+    @pre_dump
+    def _shape(self, job: Job, **_: Any) -> dict[str, Any]:
+        return {
+            "id": job.id,
+            "type": job.type,
+            "queue": job.queue,
+            "status": job.status,
+            "rawStatus": job.raw_status,
+            "progress": {"percent": int(job.progress), "message": job.message},
+            "attempt": job.attempt,
+            "attempts": job.attempts,
+            "createdAt": job.created_at,
+            "startedAt": job.started_at,
+            "endedAt": job.ended_at,
+            "durationMs": _duration(job),
+            "result": job.result,
+            "error": _error(job),
+            "retryAfter": retry_after(job, now=datetime.now(UTC)),
+        }
+
+
+def retry_after(job: Job, *, now: datetime) -> int | None:
+    """Return the seconds after which a poller should look again, None when nothing will change."""
+    if job.is_ended:
+        return None
+    if job.status == "active":
+        return 1
+    if job.status == "delayed" and job.due_at:
+        return max(1, min(60, ceil((job.due_at - now).total_seconds())))
+    return 2
+
+
+def _duration(job: Job) -> int | None:
+    if job.started_at is None or job.ended_at is None:
+        return None
+    return max(0, round((job.ended_at - job.started_at).total_seconds() * 1000))
+
+
+def _error(job: Job) -> dict[str, str] | None:
+    if job.error_type is None and job.error_message is None:
+        return None
+    return {"type": job.error_type or "", "message": job.error_message or ""}
