@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, update_wrapper
+from functools import cached_property
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,9 @@ class JobType:
     example: Mapping[str, object] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        update_wrapper(self, self.function)
+        # It is shown by help() and read by inspect.signature() as the function that it wraps.
+        object.__setattr__(self, "__doc__", self.function.__doc__)
+        object.__setattr__(self, "__wrapped__", self.function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function here and now, with no queue in between."""

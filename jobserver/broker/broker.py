@@ -310,6 +310,17 @@ class Broker:
         """Remove a queue's waiting and delayed jobs; return how many."""
         return self._in_steps("empty", queue.name, BULK)
 
+    def sweep(self, queues: Sequence[Queue]) -> int:
+        """Purge what is older than its queue's retention allows; return how many."""
+        return sum(
+            self.clean(queue, older_than=age, registries=registries)
+            for queue in queues
+            for age, registries in (
+                (queue.retention.completed_age, ("finished",)),
+                (queue.retention.failed_age, ("failed", "canceled")),
+            )
+        )
+
     def _in_steps(self, name: str, *arguments: Argument) -> int:
         total = 0
         while True:

@@ -1,0 +1,56 @@
+"""The doorbell: waits for a queue's wake-up token without a thread, on a socket that can be selected."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from jobserver.broker import keys
+
+WAIT = 2  # seconds that the server holds one BLPOP; then a dead connection would show
+
+
+class Doorbell:
+    """One connection with a BLPOP under way."""
+
+    def __init__(self, connection: Redis, queues: Sequence[str]) -> None:
+        self._redis = connection
+        self._keys = [keys.wake(name) for name in queues]
+        self._connection: Any = None  # redis-py has no public type for a single connection
+
+    def listen(self) -> socket.socket | None:
+        """Return the socket that becomes readable when there is an answer, None without Redis."""
+        if self._connection is None:
+            connection = self._redis.connection_pool.make_connection()
+            try:
+                connection.connect()
+                connection.send_command("BLPOP", *self._keys, WAIT)
+            except (RedisError, OSError):
+                connection.disconnect()
+                return None
+            self._connection = connection
+        return cast(socket.socket, self._connection._sock)
+
+    def rang(self) -> bytes | None:
+        """Read the answer that is there: the token's list, or None; and wait for the next one."""
+        try:
+            answer = self._connection.read_response()
+            self._connection.send_command("BLPOP", *self._keys, WAIT)
+        except (RedisError, OSError):
+            self.close()
+            return None
+        return cast(bytes, answer[0]) if answer else None
+
+    def pass_on(self, token: bytes) -> None:
+        """Give a token back that this worker has no slot for: another one may."""
+        self._redis.rpush(token.decode(), 1)
+
+    def close(self) -> None:
+        """Close the connection; `listen` opens a new one."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None

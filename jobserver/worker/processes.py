@@ -1,0 +1,188 @@
+"""The process executor: warm children, one job at a time each, whose crash costs that job only."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from jobserver.broker import Claim, Ending
+from jobserver.outcomes import JobTimeout
+from jobserver.runner import ending_of, failure, perform
+from jobserver.server import Server
+from jobserver.worker.template import Death, Template
+
+JOBS_PER_CHILD = 1000  # then it is replaced, whatever it leaked
+GROWTH_MIB = 200  # beyond what it started with: it is replaced after the job
+GRACE = 5.0  # seconds between the timeout inside the child and SIGKILL
+
+logger = logging.getLogger("jobserver.worker")
+
+
+@dataclass(slots=True)
+class Child:
+    """A child as the worker sees it; `claim` is what it runs, `pid` is 0 until it has said hello."""
+
+    pipe: Connection
+    pid: int = 0
+    claim: Claim | None = None
+    deadline: float = 0  # monotonic; 0: none
+    killed_for: str = ""
+    is_gone: bool = False
+
+
+class Processes:
+    """The children of one worker."""
+
+    def __init__(self, server: Server, template: Template, *, slots: int) -> None:
+        self._server = server
+        self._template = template
+        self.slots = slots
+        self._children: list[Child] = []
+        self._deaths: dict[int, Death] = {}
+
+    @property
+    def free(self) -> int:
+        """How many more runs can be started."""
+        return self.slots - sum(1 for child in self._children if child.claim)
+
+    def warm(self, count: int) -> None:
+        """Have `count` children ready, so that the first jobs find one."""
+        while len(self._children) < min(count, self.slots):
+            self._children.append(Child(self._template.fork()))
+
+    def start(self, claim: Claim) -> None:
+        """Run a claim in a child; its end turns up in `ended`."""
+        child = next((c for c in self._children if c.claim is None and not c.is_gone), None)
+        if child is None:
+            child = Child(self._template.fork())
+            self._children.append(child)
+        child.claim = claim
+        child.deadline = time.monotonic() + claim.timeout + GRACE
+        try:
+            child.pipe.send(claim)
+        except OSError:  # it died while idle: the next one takes over
+            self._children.remove(child)
+            self.start(claim)
+
+    def watched(self) -> Sequence[Connection | Template]:
+        """What becomes readable when there is something in `ended`."""
+        return [*(child.pipe for child in self._children if not child.is_gone), self._template]
+
+    def ended(self) -> list[Ending]:
+        """Return the runs that have ended since the last call, those of dead children included."""
+        self._deaths.update({death.pid: death for death in self._template.deaths()})
+        endings = [end for child in list(self._children) if (end := self._read(child))]
+        pids = {child.pid for child in self._children}
+        self._deaths = {pid: death for pid, death in self._deaths.items() if pid in pids}
+        return endings
+
+    def overdue(self) -> None:
+        """Kill the children whose job ignored its timeout."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.claim and 0 < child.deadline <= now:
+                self._kill(child, "timeout")
+
+    def next_deadline(self) -> float:
+        """The monotonic time at which `overdue` has something to do."""
+        return min((c.deadline for c in self._children if c.claim), default=float("inf"))
+
+    def interrupt(self, claim: Claim, reason: str) -> None:
+        """End a run by force."""
+        for child in self._children:
+            if child.claim and child.claim.exec == claim.exec:
+                self._kill(child, reason)
+
+    def _kill(self, child: Child, reason: str) -> None:
+        child.killed_for = child.killed_for or reason
+        child.deadline = 0
+        if child.pid:
+            os.kill(child.pid, signal.SIGKILL)
+
+    def _read(self, child: Child) -> Ending | None:
+        try:
+            while not child.is_gone and child.pipe.poll():
+                message = child.pipe.recv()
+                if isinstance(message, int):
+                    child.pid = message
+                    continue
+                ending, is_last = message
+                child.claim, child.deadline = None, 0
+                if is_last:
+                    self._children.remove(child)
+                    child.pipe.close()
+                return ending  # type: ignore[no-any-return]
+        except (EOFError, OSError):
+            child.is_gone = True
+        # Its pipe closes before the template has reaped it: the reason comes a moment later.
+        if child.is_gone and (child.pid in self._deaths or not child.pid):
+            self._children.remove(child)
+            child.pipe.close()
+            if child.claim:
+                return self._lost(child.claim, self._deaths.pop(child.pid, None), child.killed_for)
+        return None
+
+    def _lost(self, claim: Claim, death: Death | None, killed_for: str) -> Ending:
+        how = death.reason if death else "its process could not start"
+        reason = killed_for or how
+        known = self._server.registry.types.get(claim.type)
+        if killed_for == "canceled":
+            return Ending(claim=claim, word="canceled", reason=how)
+        if killed_for == "shutdown":
+            return Ending(claim=claim, word="release", reason="worker shut down")
+        timed_out = killed_for == "timeout"
+        return failure(
+            claim,
+            text=f"The job's process ended: {how}",
+            error_type="JobTimeout" if timed_out else "ProcessDied",
+            message=f"longer than {claim.timeout} s" if timed_out else how,
+            reason=reason,
+            job_type=known,
+        )
+
+
+def work(server: Server) -> Callable[[Connection], None]:
+    """Return what a child does: run the jobs that come through its pipe, until it closes."""
+
+    def serve(pipe: Connection) -> None:
+        gc.freeze()  # what the template loaded is shared: a collection would copy its pages
+        pipe.send(os.getpid())
+        signal.signal(signal.SIGALRM, _alarm)
+        allowed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + _maxrss(GROWTH_MIB)
+        for number in range(1, JOBS_PER_CHILD + 1):
+            try:
+                claim = pipe.recv()
+            except (EOFError, OSError):
+                return
+            signal.setitimer(signal.ITIMER_REAL, claim.timeout)
+            try:
+                ending = perform(server, claim)
+            except JobTimeout as error:  # it struck between the job's end and its being noted
+                known = server.registry.types.get(claim.type)
+                ending = ending_of(claim, error, job_type=known)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            is_last = number == JOBS_PER_CHILD or peak > allowed or threading.active_count() > 64
+            pipe.send((ending, is_last))
+            if is_last:
+                return
+
+    return serve
+
+
+def _alarm(signum: int, frame: object) -> None:
+    raise JobTimeout("the job ran longer than its timeout")
+
+
+def _maxrss(mib: int) -> int:
+    return mib * (1024 if sys.platform == "linux" else 1024 * 1024)

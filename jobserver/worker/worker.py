@@ -1,0 +1,181 @@
+"""The worker class for `rq worker`: RQ's command line and registration around our dispatcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from redis import Redis
+from rq import Queue as RQQueue
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker, WorkerStatus
+from rq.worker.base import DequeueStrategy
+
+from jobserver import current
+from jobserver.broker import Broker
+from jobserver.broker.broker import available
+from jobserver.broker.connection import sibling
+from jobserver.broker.doorbell import Doorbell
+from jobserver.broker.job import queue_of
+from jobserver.errors import JobServerError
+from jobserver.policy import Queue
+from jobserver.server import Server
+from jobserver.worker.dispatcher import Dispatcher
+from jobserver.worker.processes import Processes, work
+from jobserver.worker.template import Template
+from jobserver.worker.threads import Threads
+
+TIMEOUT = 5.0  # seconds for one command of the dispatcher
+STATISTICS = 30.0  # seconds between two statistics lines (seed S1)
+
+logger = logging.getLogger("jobserver.worker")
+
+
+class Worker(BaseWorker):
+    """Runs the jobs of some queues, or, when told `default` only, of all that are declared."""
+
+    queue_class = RQQueue
+
+    def __init__(
+        self,
+        queues: Sequence[RQQueue | str],
+        name: str | None = None,
+        connection: Redis | None = None,
+        **options: Any,
+    ) -> None:
+        # The template is forked from here: before threads, and before the app has connections.
+        self.server: Server = current.server()
+        if connection is None:
+            connection = self.server.broker.connection
+        names = [queue if isinstance(queue, str) else queue.name for queue in queues]
+        self.served = _served(self.server, names)
+        own = sibling(connection, timeout=TIMEOUT)
+        options.update(serializer=JSONSerializer, queue_class=RQQueue, job_class=None)
+        origins = [origin for queue in self.served for origin in queue.origins] if queues else []
+        super().__init__(
+            [RQQueue(origin, connection=own, serializer=JSONSerializer) for origin in origins],
+            name=name,
+            connection=own,
+            **options,
+        )
+        self._last_statistics = time.monotonic()
+        self._reported = (0, 0, 0.0)
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        return connection  # RQ would set a timeout of minutes, for its BLPOP
+
+    def work(
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
+        log_format: str = DEFAULT_LOGGING_FORMAT,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Work until told to stop; return whether any job ended. Due jobs need no `with_scheduler`."""
+        level = logging_level or self.server.config.log_level
+        logging.basicConfig(level=level, format=log_format, datefmt=date_format, stream=sys.stderr)
+        logging.getLogger("jobserver").setLevel(level)
+        config = self.server.config
+        template = Template(work(self.server))
+        broker = Broker(
+            sibling(self.connection, timeout=TIMEOUT), events_max_mib=config.events_max_mib
+        )
+        doorbell = Doorbell(sibling(self.connection, timeout=TIMEOUT), self._names())
+        threads = Threads(
+            self.server,
+            slots=config.worker_concurrency if self._has("thread") else 0,
+            wake=lambda: dispatcher.wake(),
+        )
+        slots = config.worker_processes if self._has("process") else 0
+        processes = Processes(self.server, template, slots=slots)
+        dispatcher = Dispatcher(
+            broker,
+            config,
+            name=self.name,
+            queues=self.served,
+            threads=threads,
+            processes=processes,
+            doorbell=doorbell,
+            heartbeat=self._beat,
+        )
+        self._listen(dispatcher)
+        processes.warm(config.worker_processes)
+        with available():
+            self.register_birth()
+        logger.info("Queue Worker is now running: %s on %s", self.name, ", ".join(self._names()))
+        try:
+            done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
+        finally:
+            signal.set_wakeup_fd(-1)
+            template.close()
+            self._leave()
+        logger.info("Queue Worker has stopped: %s", self.name)
+        return done > 0
+
+    def _names(self) -> list[str]:
+        return [queue.name for queue in self.served]
+
+    def _has(self, executor: str) -> bool:
+        return any(queue.executor == executor for queue in self.served)
+
+    def _listen(self, dispatcher: Dispatcher) -> None:
+        def stop(signum: int, frame: FrameType | None) -> None:
+            again = self._stop_requested
+            self._stop_requested = True
+            within = 0.0 if again else self.server.config.drain_seconds
+            dispatcher.stop(within=within)
+
+        signal.set_wakeup_fd(dispatcher.wakeup_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+
+    def _beat(self, dispatcher: Dispatcher) -> None:
+        """Tell RQ's readers that this worker lives, what it does and what it has done."""
+        tally = dispatcher.tally
+        failed = tally["failed"] + tally["retry"]
+        now = (tally["completed"], failed, dispatcher.busy_seconds)
+        state = WorkerStatus.BUSY if dispatcher.held else WorkerStatus.IDLE
+        with available(), self.connection.pipeline(transaction=False) as pipe:
+            self.heartbeat(pipeline=pipe)
+            pipe.hset(self.key, mapping={**self.serialize(), "state": state})
+            pipe.hincrby(self.key, "successful_job_count", now[0] - self._reported[0])
+            pipe.hincrby(self.key, "failed_job_count", now[1] - self._reported[1])
+            pipe.hincrbyfloat(self.key, "total_working_time", now[2] - self._reported[2])
+            pipe.sadd(self.redis_workers_keys, self.key)
+            pipe.execute()
+        self._reported = now
+        if time.monotonic() - self._last_statistics >= STATISTICS:
+            self._last_statistics = time.monotonic()
+            logger.info(
+                "Worker statistics: %d completed, %d failed, %d running", *now[:2], len(dispatcher.held)
+            )
+
+    def _leave(self) -> None:
+        try:
+            with available():
+                self.register_death()
+        except JobServerError as error:
+            logger.warning("not signed off: %s", error)
+
+
+def _served(server: Server, names: Sequence[str]) -> list[Queue]:
+    """Return the queues that a command line names; `default` alone, or none, means all."""
+    known = server.registry.queues
+    if set(names) <= {"default"} and "default" not in known:
+        return list(known.values())
+    try:
+        found = [server.registry.queue(queue_of(name)[0]) for name in names]
+    except JobServerError as error:
+        sys.exit(f"{error}; declared are {', '.join(sorted(known))}")
+    return list(dict.fromkeys(found))
