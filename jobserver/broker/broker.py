@@ -178,6 +178,17 @@ class Broker:
         ids = [entry[0].decode() for entry in found[start : end + 1]]
         return [job for job in self.fetch_many(ids) if job is not None]
 
+    def waiting(self, queue: Queue, *, limit: int = 1000) -> list[Job]:
+        """Return a queue's waiting jobs in the order they will start, then its delayed ones."""
+        with available():
+            pipe = self.connection.pipeline(transaction=False)
+            for origin in queue.origins:
+                pipe.lrange(keys.waiting(origin), 0, limit - 1)
+            for origin in queue.origins:
+                pipe.zrange(keys.registry("scheduled", origin), 0, limit - 1)
+            ids = [job_id.decode() for entries in pipe.execute() for job_id in entries]
+        return [job for job in self.fetch_many(ids[:limit]) if job is not None]
+
     def ping(self) -> float:
         """Return the seconds that a round trip takes."""
         start = time.perf_counter()

@@ -1,0 +1,14 @@
+"""A small host app that carries the engine's test jobs."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from jobserver import JobServer
+
+
+def create_app() -> Flask:
+    """Return the app by the configuration in the environment."""
+    app = Flask("engine_app")
+    JobServer(app, jobs=["tests.engine_jobs"])
+    return app

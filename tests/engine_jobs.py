@@ -1,0 +1,165 @@
+"""Job types for the engine's tests; each run writes a line to the journal, which nothing else touches."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+from marshmallow import Schema, fields
+
+from jobserver import (
+    Discard,
+    Policy,
+    Queue,
+    Retention,
+    Snooze,
+    current_run,
+    fixed,
+    job,
+    progress,
+)
+
+KEPT = Retention(completed_count=100_000, failed_count=100_000)
+PROCESSES = Queue("in-processes", key="PROC", aliases=("procs",), retention=KEPT)
+THREADS = Queue("in-threads", executor="thread", retention=KEPT)
+KEEPS_THREE = Queue("keeps-three", executor="thread", retention=Retention(completed_count=3))
+
+gate = threading.Event()  # jobs of THREADS that run in this process can wait for it
+
+
+def note(text: str) -> None:
+    """Append a line to the journal, in one write."""
+    run = current_run()
+    path = os.environ.get("JOURNAL")
+    if path is None:
+        return
+    line = f"{run.id if run else '-'} {run.attempt if run else 0} {os.getpid()} {text}\n"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
+
+
+def journal() -> list[list[str]]:
+    """Return the journal's lines: job id, attempt, pid, text."""
+    path = Path(os.environ["JOURNAL"])
+    return [line.split(" ", 3) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Sum(Schema):
+    a = fields.Integer(required=True)
+    b = fields.Integer(load_default=0)
+
+
+class Named(Schema):
+    name = fields.String(required=True)
+    value = fields.Integer(load_default=0)
+
+
+@job(queue=THREADS, schema=Sum, example={"a": 1, "b": 2})
+def add(a: int, b: int) -> int:
+    """Return a sum."""
+    return a + b
+
+
+@job(queue=THREADS, schema=Named, key="named-{name}", policy=Policy(attempts=2, backoff=fixed(0)))
+def named(name: str, value: int) -> int:
+    """A job with a key."""
+    note(f"value={value}")
+    return value
+
+
+@job(queue=THREADS, schema=Named, key="named-{name}")
+def other(name: str, value: int) -> None:
+    """Another type that claims the same keys."""
+
+
+@job(
+    queue=THREADS,
+    schema=Named,
+    key="rerun-{name}",
+    policy=Policy(when_active="rerun", backoff=fixed(0)),
+)
+def rerun(name: str, value: int) -> int:
+    """A job whose updates must not be lost."""
+    note(f"value={value}")
+    return value
+
+
+@job(queue=THREADS, policy=Policy(attempts=3, backoff=fixed(0)))
+def fail() -> None:
+    """Fail always."""
+    note("fail")
+    raise ValueError("always")
+
+
+@job(queue=THREADS, policy=Policy(attempts=3, backoff=fixed(30)))
+def fail_slowly() -> None:
+    """Fail, and wait long before the next attempt."""
+    raise ValueError("always")
+
+
+@job(queue=THREADS)
+def discard() -> None:
+    """Fail for good at once."""
+    raise Discard("no use")
+
+
+@job(queue=THREADS)
+def snooze(seconds: float) -> str:
+    """Come back once, later."""
+    note("snooze")
+    if len([line for line in journal() if line[0] == current_run().id]) < 2:  # type: ignore[union-attr]
+        raise Snooze(seconds)
+    return "rested"
+
+
+@job(queue=KEEPS_THREE)
+def kept() -> None:
+    """End, in a queue that keeps three."""
+
+
+@job(queue=THREADS)
+def unencodable() -> object:
+    """Return what JSON cannot say."""
+    return object()
+
+
+@job(queue=THREADS)
+def steps(count: int) -> int:
+    """Report progress `count` times as fast as it can."""
+    for done in range(count):
+        progress(done + 1, count, message=f"step {done + 1}")
+    return count
+
+
+@job(queue=PROCESSES, policy=Policy(attempts=20, backoff=fixed(0), timeout=60))
+def linger(seconds: float) -> int:
+    """Take a while; 20 attempts, because tests kill its worker."""
+    note("begin")
+    time.sleep(seconds)
+    note("end")
+    return os.getpid()
+
+
+@job(queue=PROCESSES, policy=Policy(attempts=1, timeout=1))
+def misbehave(how: str) -> object:
+    """End in an unusual way."""
+    if how == "exit":
+        os._exit(0)
+    if how == "kill":
+        os.kill(os.getpid(), 9)
+    if how == "object":
+        return object()
+    if how == "base":
+        raise BaseException("unusual")
+    while how == "swallow":
+        try:
+            time.sleep(60)
+        except BaseException:
+            note("swallowed")
+    time.sleep(60)
+    return None
