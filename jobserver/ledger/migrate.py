@@ -11,7 +11,7 @@ _LOCK = 5_702_741_311  # any number that no other program takes as its PostgreSQ
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that this database has not seen; may be repeated, by several at once too."""
+    """Run the migrations that this database lacks; may be repeated, and by several at once."""
     from alembic import command
     from alembic.config import Config
 
@@ -29,7 +29,8 @@ def _lock(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     elif connection.dialect.name == "sqlite":
-        # Hosts may begin their SQLite transactions themselves; sqlite3 leaves DDL outside of any.
+        # The host's engine may have begun a transaction, which is no lock; the driver begins none.
         driver = connection.connection.dbapi_connection
-        if driver is not None and not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if driver is not None and driver.in_transaction:
+            connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

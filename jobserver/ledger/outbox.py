@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, event, insert, inspect, not_, select
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
@@ -56,7 +57,7 @@ class Outbox:
         self._refused: set[str] = set()  # ids of rows that can never be pushed
 
     def store(
-        self, session: Session | scoped_session[Session], requests: Sequence[EnqueueRequest]
+        self, session: Session | scoped_session[Any], requests: Sequence[EnqueueRequest]
     ) -> None:
         """Insert the requests through the session; its commit pushes, its rollback forgets them.
 
@@ -64,8 +65,7 @@ class Outbox:
         """
         if not requests:
             return
-        if isinstance(session, scoped_session):
-            session = session()
+        session = session() if isinstance(session, scoped_session) else session
         now = datetime.now(UTC)
         rows = [
             {"id": request.call, "created_at": now, "request": request.to_json()}
@@ -85,16 +85,17 @@ class Outbox:
             self._listen(session)
         session.info[self].requests.extend(requests)
 
-    def relay(self, engine: Engine, *, now: datetime | None = None) -> int:
+    def relay(self, engine: Engine, *, settle: float = SETTLE) -> int:
         """Push the rows that their own process has not pushed, oldest first; return how many.
 
-        Any number of relays may run at once. A database without an outbox has nothing to push.
-        Raises RedisUnavailable, and SQLAlchemy's errors.
+        Rows of the last `settle` seconds are left alone: that process is likely at it. Any number
+        of relays may run at once. A database without an outbox has nothing to push. Raises
+        RedisUnavailable, and SQLAlchemy's errors.
         """
         if not inspect(engine).has_table(outbox.name):
             return 0
         pushed, position = 0, 0
-        while rows := self._left(engine, after=position, now=now or datetime.now(UTC)):
+        while rows := self._left(engine, after=position, settle=settle):
             position = rows[-1].position
             if requests := list(self._readable(rows)):
                 pushed += self._push_each(engine, requests)
@@ -177,9 +178,10 @@ class Outbox:
         for request, answer in zip(requests, answers, strict=True):
             _report_conflict(request, answer)
 
-    def _left(self, engine: Engine, *, after: int, now: datetime) -> list[_Row]:
+    def _left(self, engine: Engine, *, after: int, settle: float) -> list[_Row]:
+        now = datetime.now(UTC)
         # Rows from the future (another host's clock) are taken too, or they would wait for it.
-        fresh = outbox.c.created_at.between(now - timedelta(seconds=SETTLE), now)
+        fresh = outbox.c.created_at.between(now - timedelta(seconds=settle), now)
         query = (
             select(outbox.c.position, outbox.c.id, outbox.c.request)
             .where(outbox.c.position > after, not_(fresh))

@@ -26,21 +26,9 @@ def chores(server: Server) -> list[Chore]:
             lambda: server.broker.recover(queues, interval=INTERVAL, lease=lease),
             INTERVAL,
         ),
-        Chore("retention sweep", lambda: sweep(server), MINUTE),
+        Chore("retention sweep", lambda: server.broker.sweep(queues), MINUTE),
     ]
     for key, engine in engines(server.db).items():
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"
         found.append(Chore(name, partial(server.outbox.relay, engine), INTERVAL))
     return found
-
-
-def sweep(server: Server) -> int:
-    """Purge the jobs that are older than their queues keep them; return how many."""
-    return sum(
-        server.broker.clean(queue, older_than=age, registries=registries)
-        for queue in server.registry.queues.values()
-        for age, registries in (
-            (queue.retention.completed_age, ["finished"]),
-            (queue.retention.failed_age, ["failed", "canceled"]),
-        )
-    )
