@@ -55,6 +55,5 @@ def _options(timeout: float) -> dict[str, Any]:
         "socket_connect_timeout": min(timeout, CONNECT_TIMEOUT),
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
-        "lib_name": None,
-        "lib_version": None,
+        "driver_info": None,
     }

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -103,9 +104,11 @@ class Processes:
                 self._kill(child, reason)
 
     def _kill(self, child: Child, reason: str) -> None:
-        child.killed_for = child.killed_for or reason
+        if child.killed_for or not child.pid:
+            return  # once is enough: by then its number may be another process's
+        child.killed_for = reason
         child.deadline = 0
-        if child.pid:
+        with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
 
     def _read(self, child: Child) -> Ending | None:

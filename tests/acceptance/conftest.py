@@ -1,0 +1,82 @@
+"""Real worker processes on a real Valkey, for tests that kill them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from jobserver import JobServer
+from jobserver.broker import Job
+from tests.engine_app import create_app
+
+ROOT = Path(__file__).parents[2]
+
+StartWorker = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 20, what: str = "") -> None:
+    """Return as soon as the condition holds; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.01)
+
+
+def ended(server: JobServer, jobs: list[Job]) -> bool:
+    """Return whether all jobs have ended."""
+    return all(server.fetch(job.id).is_ended for job in jobs)
+
+
+@pytest.fixture
+def server(
+    redis: Redis, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[JobServer]:
+    """The engine's test app on an empty Valkey, in the environment that workers inherit."""
+    settings = {
+        "REDIS_URL": valkey,
+        "JOBSERVER_APP": "tests.engine_app:create_app",
+        "JOBSERVER_INSTANCE": str(tmp_path),
+        "JOURNAL": str(tmp_path / "journal"),
+        "RQ_WORKER_CLASS": "jobserver.worker.Worker",
+        "RQ_CONNECTION_CLASS": "jobserver.broker.Connection",
+        "PYTHONPATH": str(ROOT),
+        "LEASE_SECONDS": "3",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    app = create_app()
+    with app.app_context():
+        yield app.extensions["jobserver"]
+
+
+@pytest.fixture
+def start_worker(server: JobServer, tmp_path: Path) -> Iterator[StartWorker]:
+    """Return a function that starts `rq worker` with arguments; all end with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"worker-{len(started)}.log").open("wb")
+        worker = subprocess.Popen(
+            [str(Path(sys.executable).parent / "rq"), "worker", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        log.close()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGKILL)
+        worker.wait()
