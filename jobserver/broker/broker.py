@@ -276,6 +276,13 @@ class Broker:
             for job_id, run, outcome in self._idempotent("recover", *arguments)
         ]
 
+    def reconcile(self, queues: Sequence[Queue], *, depth: int = 50) -> int:
+        """Add to the events what stock RQ tools did to ended jobs; return how many ends that were."""
+        told: int = self._idempotent(
+            "reconcile", depth, *(origin for queue in queues for origin in queue.origins)
+        )
+        return told
+
     def cancel(self, job_id: str, *, retention: Retention) -> str:
         """Cancel a job; return 'canceled' or, for a running one, 'asked'.
 
@@ -360,7 +367,7 @@ def available() -> Iterator[None]:
         raise RedisUnavailable(f"Redis cannot be reached: {error}") from error
     except ResponseError as error:
         word = str(error).split(" ", 1)[0]
-        if word in {"OOM", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "MISCONF", "FULL"}:
+        if word in {"OOM", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "MISCONF"}:
             raise RedisUnavailable(f"Redis takes no writes now: {error}") from error
         raise
 

@@ -2,7 +2,7 @@
 
 | key | type | holds |
 |---|---|---|
-| rq:job:<id> | hash | RQ's fields, and type, run, call, key, owner, exec, attempt(s), progress, due … |
+| rq:job:<id> | hash | RQ's fields, and ours: type, run, call, key, owner, exec (who holds it), last (the exec that ended last), attempt(s), backoff, progress, message, due, cancel, rerun (to follow), said (the end that the events know) |
 | rq:queue:<origin> | list | ids of waiting jobs; an origin is `<queue>:high`, `<queue>` or `<queue>:low` |
 | rq:wip:<origin> | zset | `<id>:<exec>` of running jobs, scored far in the future |
 | rq:scheduled:<origin> | zset | ids of delayed jobs and retries by due time (s) |
@@ -18,7 +18,6 @@
 | jobserver:claim:<worker> | string | number of the worker's last claim |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
-| jobserver:full | string | exists while the event stream is at its bound |
 
 With another RQ_KEY_PREFIX than `rq`, ours stand behind it: `<prefix>:jobserver:…`.
 """

@@ -37,16 +37,18 @@ local function event(name, id, run, ...)
   call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
 end
 
-local function wake(queue, count)
+-- Wake one idle worker of a queue, unless eight are being woken already.
+local function wake(queue)
   local tokens = OURS .. 'wake:' .. queue
-  for _ = call('LLEN', tokens) + 1, math.min(8, count) do call('RPUSH', tokens, 1) end
+  if call('LLEN', tokens) < 8 then call('RPUSH', tokens, 1) end
 end
 
 -- Put a waiting job into its list; front: before all others.
 local function push(id, origin, front)
-  call('SADD', RQ .. 'queues', RQ .. 'queue:' .. origin)
-  call(front and 'LPUSH' or 'RPUSH', RQ .. 'queue:' .. origin, id)
-  wake(base(origin), 8)
+  local list = RQ .. 'queue:' .. origin
+  -- RQ's readers know a queue from this set; a list that is not new is in it.
+  if call(front and 'LPUSH' or 'RPUSH', list, id) == 1 then call('SADD', RQ .. 'queues', list) end
+  wake(base(origin))
 end
 
 local function delay(id, origin, due)
@@ -110,7 +112,7 @@ end
 local function conclude(id, origin, status, keep, age)
   local job = job_key(id)
   local registry = ENDED[status] .. ':'
-  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '')
+  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO)
   -- RQ scores canceled jobs by when that was, the others by when they expire.
   call('ZADD', RQ .. registry .. origin, status == 'canceled' and NOW / 1000 or NOW / 1000 + age, id)
   call('EXPIRE', job, age)

@@ -5,7 +5,6 @@
 -- Returns per job {answer, run, rq status}: answer 'new', 'duplicate', 'rerun' (noted to follow) or 'conflict' (run: the
 -- type that holds the id).
 local call_ttl, answers, width = tonumber(ARGV[1]), {}, 13
-if call('EXISTS', OURS .. 'full') == 1 then return redis.error_reply('FULL the event stream is at its bound') end
 
 for n = 0, tonumber(ARGV[2]) - 1 do
   local i = 2 + n * width

@@ -2,7 +2,7 @@
 -- Returns 1 if that changed anything.
 if ARGV[2] == '' then
   if call('HDEL', OURS .. 'paused', ARGV[1]) == 0 then return 0 end
-  wake(ARGV[1], 8)
+  for _ = 1, 8 do wake(ARGV[1]) end
   event('resumed', '', '', 'queue', ARGV[1])
   return 1
 end
