@@ -27,6 +27,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from jobserver import current
 from jobserver.admin import pages
 from jobserver.broker.broker import available
+from jobserver.broker.job import payload_of
 from jobserver.server import Server
 
 MAX_PER_PAGE = 200
@@ -229,7 +230,7 @@ class _Reader:
             origin=job.origin,
             status=str(job.get_status(refresh=False).value),
             result=_readable(job.return_value),
-            arguments=_readable(lambda: [*job.args, *([job.kwargs] if job.kwargs else [])]),
+            payload=_readable(lambda: payload_of(job.data)[1]),
             metadata=json.dumps(_readable(job.get_meta), default=repr),
         )
         return jsonify(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from flask import Blueprint, Response, request
 
@@ -22,17 +22,20 @@ def _allow_origin(response: Response) -> Response:
     return allow_origin(response, origins=current.server().config.cors_origins)
 
 
-def allow_origin(response: Response, *, origins: Iterable[str]) -> Response:
+def allow_origin(response: Response, *, origins: Collection[str]) -> Response:
     """Add the CORS headers to a response when the request's origin is one of `origins`."""
     if not origins:
         return response
-    response.vary.add("Origin")
-    origin = request.headers.get("Origin")
-    if origin is None or origin not in origins:
-        return response
     headers = response.headers
-    headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Allow-Credentials"] = "true"
+    origin = request.headers.get("Origin")
+    response.vary.add("Origin")
+    if origin is not None and origin in origins:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Allow-Credentials"] = "true"
+    elif "*" in origins:
+        headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        return response
     headers["Access-Control-Expose-Headers"] = EXPOSED
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")

@@ -11,9 +11,12 @@ from typing import Any
 from flask import Blueprint, Response
 
 from jobserver import current, payload
+from jobserver.broker.entries import Entries
+from jobserver.errors import RedisUnavailable
 from jobserver.http import guard
 from jobserver.server import Server
 
+BEAT_SECONDS = 30.0  # a scheduler beats each second; the clocks of two hosts may differ a little
 MEDIA_TYPE = "application/health+json"  # draft-inadarei-api-health-check-06
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ def blueprint() -> Blueprint:
             "uptime": round(time.monotonic() - started, 3),
             "database": _connected(database),
             "redis": _connected(redis),
-            "jobs": {"initialized": redis["ok"]},
+            "jobs": {"initialized": redis["ok"] and _is_scheduling(server)},
         }
         return _answer(body, status=200 if is_well else 503, media_type="application/json")
 
@@ -67,9 +70,21 @@ def blueprint() -> Blueprint:
 
 def _ping_database(server: Server) -> None:
     db: Any = server.db
-    if db is not None:
+    if db is not None:  # without one the engine needs none
         with db.engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
+
+
+def _is_scheduling(server: Server) -> bool:
+    """Tell whether the declared entries are registered and a scheduler is alive to serve them."""
+    entries = Entries(server.broker)
+    try:
+        beats = entries.schedulers().values()
+        known = {entry.id for entry, _ in entries.all()}
+    except RedisUnavailable:
+        return False
+    is_served = any(time.time() - beat < BEAT_SECONDS for beat in beats)
+    return is_served and known >= set(server.registry.entries)
 
 
 def _timed(ping: Callable[[], object]) -> dict[str, Any]:
