@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -36,9 +37,12 @@ class Backoff:
     delays: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.delay >= 0 and all(d >= 0 for d in self.delays), "delay", self.delay, "≥ 0")
-        _require(self.factor >= 1, "factor", self.factor, "≥ 1")
-        _require(self.cap > 0, "cap", self.cap, "> 0")
+        # Finite, because a call's own backoff travels as JSON, which has no word for infinity.
+        _require(0 <= self.delay < math.inf, "delay", self.delay, "seconds ≥ 0")
+        is_row = all(0 <= delay < math.inf for delay in self.delays)
+        _require(is_row, "delays", self.delays, "seconds ≥ 0")
+        _require(1 <= self.factor < math.inf, "factor", self.factor, "≥ 1")
+        _require(0 < self.cap < math.inf, "cap", self.cap, "seconds > 0")
         _require(0 <= self.jitter <= 1, "jitter", self.jitter, "0 to 1")
 
     def wait(self, attempt: int, *, draw: Callable[[], float] = random.random) -> float:
@@ -46,8 +50,10 @@ class Backoff:
         if self.delays:
             seconds = self.delays[min(attempt, len(self.delays)) - 1]
         else:
-            # factor ** attempt overflows a float long before a job has that many attempts.
-            seconds = self.delay * self.factor ** min(attempt - 1, 64)
+            try:
+                seconds = self.delay * float(self.factor) ** (attempt - 1)
+            except OverflowError:
+                seconds = self.cap if self.delay else 0
         seconds = min(seconds, self.cap)
         return seconds * (1 - self.jitter) + seconds * self.jitter * draw()
 
@@ -61,12 +67,13 @@ def exponential(
 
 def fixed(delay: float, *, jitter: float = 0) -> Backoff:
     """Wait the same number of seconds after every failure."""
-    return Backoff(delay=delay, jitter=jitter)
+    return Backoff(delay=delay, cap=max(DAY, delay), jitter=jitter)
 
 
 def steps(*delays: float) -> Backoff:
     """Wait the given seconds in turn; the last one repeats."""
-    return Backoff(delays=delays)
+    _require(bool(delays), "delays", delays, "one number of seconds at least")
+    return Backoff(delays=delays, cap=max(DAY, *delays))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +108,8 @@ class Policy:
     no_retry_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.attempts >= 1, "attempts", self.attempts, "≥ 1")
-        is_whole = isinstance(self.timeout, int) and self.timeout >= 1
-        _require(is_whole, "timeout", self.timeout, "whole seconds ≥ 1")
+        _require(_is_count(self.attempts), "attempts", self.attempts, "a whole number ≥ 1")
+        _require(_is_count(self.timeout), "timeout", self.timeout, "whole seconds ≥ 1")
         _require(
             self.when_active in ("return", "rerun"),
             "when_active",
@@ -139,18 +145,21 @@ class Queue:
     timeout: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        accepted = "kebab-case, and none of " + ", ".join(sorted(RESERVED_QUEUES))
+        kebab = "kebab-case, and none of " + ", ".join(sorted(RESERVED_QUEUES))
         is_name = _QUEUE_NAME.fullmatch(self.name) and self.name not in RESERVED_QUEUES
-        _require(bool(is_name), "name", self.name, accepted)
+        _require(bool(is_name), "name", self.name, kebab)
         _require(
             self.executor in ("process", "thread"),
             "executor",
             self.executor,
             "'process' or 'thread'",
         )
+        # A single text would count as one alias per letter.
+        _require(isinstance(self.aliases, tuple), "aliases", self.aliases, "a tuple of names")
         for name in ("concurrency", "global_concurrency", "memory_limit", "attempts", "timeout"):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "> 0 or None")
+            accepted = "a whole number ≥ 1 or None"
+            _require(value is None or _is_count(value), name, value, accepted)
         _require(self.weight > 0, "weight", self.weight, "> 0")
 
     def origin(self, priority: Priority = "normal") -> str:
@@ -193,6 +202,10 @@ def priority_of(value: Priority | int) -> Priority:
     if value == 0 or 3 < value <= 10:
         return "normal"
     return "high" if value <= 3 else "low"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _require(accepted: bool, name: str, value: object, what: str) -> None:
