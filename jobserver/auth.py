@@ -10,7 +10,8 @@ import hmac
 import ipaddress
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -88,38 +89,38 @@ class Gate:
         self._hook = hook
         self._app_secret = app_secret  # a host may set its secret key after we are on its app
 
-    def admit(self, request: Request, *, role: Role) -> Credential:
-        """Return the request's credential; raises Unauthorized, or Forbidden for a lower role.
+    def identify(self, request: Request) -> Credential | None:
+        """Return who is asking, None for nobody; raises Unauthorized for a wrong bearer token.
+
+        A credential of ours comes before the host's: its users may hold one too.
+        """
+        with _logged(request):
+            token = _bearer_token(request)
+            if token is not None and (principal := self.principal_of(token)):
+                return Credential(principal=principal, proof="token")
+            if (credential := self._session(request)) is not None:
+                return credential
+            if self._hook and (principal := self._hook()):
+                return Credential(principal=principal, proof="hook")
+            if self._config.auth == "off" and is_local(request):
+                return Credential(principal=Principal(name="local", role="admin"), proof="local")
+            if token is not None:
+                raise Unauthorized("The bearer token is not valid.")
+            return None
+
+    def admit(self, request: Request, credential: Credential | None, *, role: Role) -> Credential:
+        """Return the credential if it may do what `role` may; raises Unauthorized or Forbidden.
 
         A write must also pass the checks against cross-site request forgery.
         """
-        try:
-            credential = self.identify(request)
+        with _logged(request):
             if credential is None:
                 raise Unauthorized
             if not credential.principal.may(role):
                 actual = credential.principal.role
                 raise Forbidden(f"The role {actual!r} may not do that; it takes {role!r}.")
             self._check_write(request, credential)
-        except (Unauthorized, Forbidden) as error:
-            asked = f"{request.method} {request.path!r}"
-            logger.warning("refused %s from %s: %s", asked, request.remote_addr, error)
-            raise
-        return credential
-
-    def identify(self, request: Request) -> Credential | None:
-        """Return who is asking, None for nobody; raises Unauthorized for a wrong bearer token."""
-        if self._hook and (principal := self._hook()):
-            return Credential(principal=principal, proof="hook")
-        if (principal := self._bearer(request)) is not None:
-            return Credential(principal=principal, proof="token")
-        if (credential := self._session(request)) is not None:
             return credential
-        if self._config.auth == "off" and is_local(request):
-            return Credential(principal=Principal(name="local", role="admin"), proof="local")
-        if _bearer_token(request) is not None:
-            raise Unauthorized("The bearer token is not valid.")
-        return None
 
     def principal_of(self, token: str) -> Principal | None:
         """Return whom a token stands for, compared in constant time."""
@@ -130,13 +131,13 @@ class Gate:
 
     def sign_in(self, request: Request, *, token: str) -> str:
         """Return a new session cookie's value; raises Unauthorized, or Forbidden cross-site."""
-        if is_cross_site(request, origins=self._config.cors_origins):
-            raise Forbidden("This sign-in came from another site.")
-        principal = self.principal_of(token)
-        serializer = self._serializer()
-        if principal is None or serializer is None:
-            logger.warning("refused sign-in from %s", request.remote_addr)
-            raise Unauthorized("This token is not valid.")
+        with _logged(request):
+            if is_cross_site(request, origins=self._config.cors_origins):
+                raise Forbidden("This sign-in came from another site.")
+            principal = self.principal_of(token)
+            serializer = self._serializer()
+            if principal is None or serializer is None:
+                raise Unauthorized("This token is not valid.")
         values = {
             "name": principal.name,
             "role": principal.role,
@@ -150,10 +151,6 @@ class Gate:
     def can_sign_in(self) -> bool:
         """Tell whether any token exists to sign in with."""
         return self._config.admin_token is not None
-
-    def _bearer(self, request: Request) -> Principal | None:
-        token = _bearer_token(request)
-        return None if token is None else self.principal_of(token)
 
     def _session(self, request: Request) -> Credential | None:
         cookie = request.cookies.get(SESSION_COOKIE)
@@ -227,6 +224,17 @@ def safe_target(target: str | None, *, default: str) -> str:
     if not target or not target.startswith("/") or target.startswith(("//", "/\\")):
         return default
     return default if any(ord(character) < 32 for character in target) else target
+
+
+@contextmanager
+def _logged(request: Request) -> Iterator[None]:
+    """Log a refusal, without the token, and let it go on."""
+    try:
+        yield
+    except (Unauthorized, Forbidden) as error:
+        asked = f"{request.method} {request.path!r}"
+        logger.warning("refused %s from %s: %s", asked, request.remote_addr, error)
+        raise
 
 
 def _bearer_token(request: Request) -> str | None:

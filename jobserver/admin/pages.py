@@ -57,11 +57,12 @@ def gate() -> Gate:
 
 def _admitting(role: Role) -> Callable[[], BaseResponse | None]:
     def admit() -> BaseResponse | None:
-        if request.method == "GET" and gate().identify(request) is None:
+        credential = gate().identify(request)
+        if credential is None and request.method == "GET":
             target = request.full_path if request.query_string else request.path
             sign_in = url_for("jobserver_pages.sign_in", next=request.script_root + target)
             return redirect(sign_in, code=303)
-        g.jobserver_credential = gate().admit(request, role=role)
+        g.jobserver_credential = gate().admit(request, credential, role=role)
         return None
 
     return admit

@@ -23,10 +23,12 @@ def blueprint() -> Blueprint:
 
     @routes.get("/sign-in")
     def sign_in() -> str | Response:
-        """Show the form, or go on at once when the visitor is signed in."""
-        if pages.gate().identify(request) is not None:
-            return redirect(_target(request.args.get("next")), code=303)
-        return _form(target=_target(request.args.get("next")))
+        """Show the form, or go on at once when the visitor may see our pages already."""
+        target = _target(request.args.get("next"))
+        credential = pages.gate().identify(request)
+        if credential is not None and credential.principal.may("viewer"):
+            return redirect(target, code=303)
+        return _form(target=target)
 
     @routes.post("/sign-in")
     def open_session() -> Response | tuple[str, int]:
@@ -51,8 +53,9 @@ def blueprint() -> Blueprint:
     @routes.post("/sign-out")
     def close_session() -> Response:
         """Forget the session; without one, just show the form."""
-        if pages.gate().identify(request) is not None:
-            pages.gate().admit(request, role="user")
+        gate = pages.gate()
+        if (credential := gate.identify(request)) is not None:
+            gate.admit(request, credential, role="user")
         response = redirect(url_for("jobserver_pages.sign_in"), code=303)
         response.delete_cookie(SESSION_COOKIE, path=request.script_root or "/")
         return response

@@ -37,6 +37,7 @@ def protect(blueprint: Blueprint, *, role: Role | None = "viewer", seed: bool = 
         blueprint.before_request(_admitting(role))
     problems.install(blueprint, seed=seed)
     cors.install(blueprint)
+    blueprint.after_request(_sniff_not)
 
 
 def install(app: Flask) -> None:
@@ -55,9 +56,14 @@ def _admitting(role: Role) -> Callable[[], None]:
         if request.method == "OPTIONS":  # a preflight carries no credential
             return
         gate: Gate = current_app.extensions[GATE]
-        g.jobserver_credential = gate.admit(request, role=role)
+        g.jobserver_credential = gate.admit(request, gate.identify(request), role=role)
 
     return admit
+
+
+def _sniff_not(response: Response) -> Response:
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
 
 
 def _answer_unrouted() -> Response | None:

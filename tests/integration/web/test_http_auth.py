@@ -191,10 +191,20 @@ def test_this_site_and_configured_origins_can(make_shop: MakeShop, headers: dict
     assert sign_in(client, headers=headers).status_code == 303
 
 
-def test_customers_see_no_operators_pages(ada: FlaskClient) -> None:
+def test_customers_see_no_operators_pages_until_they_sign_in(ada: FlaskClient) -> None:
     response = ada.get("/engine/rq/")
     assert response.status_code == 403
     assert "viewer" in response.get_data(as_text=True)
+    assert ada.get("/engine/sign-in").status_code == 200
+    sign_in(ada)
+    assert ada.get("/engine/rq/").status_code == 200
+
+
+def test_a_visitor_who_is_not_signed_in_is_not_logged_as_refused(
+    visitor: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    visitor.get("/engine/rq/")
+    assert "refused" not in caplog.text
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.8.8", "::1"])
