@@ -7,9 +7,9 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from jobs.follows.errors import ShopNotFound
+from jobs.follows.lookup import find_shop
 from jobs.follows.shopify_csv import CatalogueProduct, RefusedRow, read_catalogue
-from jobs.records import Product, Shop, db, writing
+from jobs.records import Product, writing
 from jobs.records.batches import batched
 from jobs.records.catalogue import lock_shop, put_products
 
@@ -42,11 +42,9 @@ def import_catalogue(
     Products that the file does not name stay as they are. `on_refused` is called with every row
     that is left out. Raises ShopNotFound, CatalogueUnreadable and OSError.
     """
-    shop = db.session.get(Shop, shop_id)
-    if shop is None:
-        raise ShopNotFound(f"No shop has the id {shop_id!r}.")
+    currency = find_shop(shop_id).currency
     report = ImportReport()
-    for batch in batched(read_catalogue(path, currency=shop.currency), BATCH):
+    for batch in batched(read_catalogue(path, currency=currency), BATCH):
         refused = [row for row in batch if isinstance(row, RefusedRow)]
         products = [row for row in batch if isinstance(row, CatalogueProduct)]
         with writing() as session:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from jobs.follows.errors import CatalogueUnreadable
 from jobs.records.catalogue import ProductContent, VariantContent
-from jobs.records.columns import LARGEST_AMOUNT
+from jobs.records.columns import LARGEST_AMOUNT, LARGEST_INTEGER
 from jobs.records.money import digits
 
 COLUMNS = {
@@ -46,7 +46,6 @@ COLUMNS = {
 
 REQUIRED = ("handle", "title", "price")
 OPTIONS = ("option1", "option2", "option3")
-LARGEST_INTEGER = 2**31 - 1
 
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,10})?|\.[0-9]{1,10}")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,10}")

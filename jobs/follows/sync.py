@@ -16,7 +16,8 @@ from sqlalchemy import delete, exists, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, StatementError
 from sqlalchemy.orm import Session, aliased
 
-from jobs.follows.errors import FollowNotFound, NothingToSync
+from jobs.follows.errors import NothingToSync
+from jobs.follows.lookup import find_follow
 from jobs.records import Follow, FollowMode, Product, SyncedProduct, db, upsert, writing
 from jobs.records.batches import batched
 from jobs.records.catalogue import ProductContent, load_products, lock_shop, put_products
@@ -98,9 +99,7 @@ def sync_all_products_for_follow(
 
 def _plan(follow_id: int, *, run_id: str) -> _Plan:
     db.session.rollback()
-    follow = db.session.get(Follow, follow_id)
-    if follow is None:
-        raise FollowNotFound(f"No follow has the id {follow_id!r}.")
+    follow = find_follow(follow_id)
     if follow.mode != FollowMode.RESELL:
         raise NothingToSync(f"Follow {follow_id} only monitors its source.")
     if follow.source.currency != follow.follower.currency:

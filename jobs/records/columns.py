@@ -11,6 +11,9 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 PLACES = 4
 """Decimal places an amount of money is kept with; no currency in circulation has more."""
 
+LARGEST_INTEGER = 2**31 - 1
+"""What an Integer column holds at most; ids are such."""
+
 LARGEST_AMOUNT = Decimal(10) ** (18 - PLACES)
 """An amount is smaller than this, in units of its currency."""
 

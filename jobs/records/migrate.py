@@ -22,7 +22,7 @@ class MigrateOnDemand:
 
     def __getattr__(self, name: str) -> Any:
         """Return the attribute of Flask-Migrate's own extension object."""
-        from flask_migrate import Migrate  # type: ignore[import-untyped]
+        from flask_migrate import Migrate
 
         Migrate(self._app, db, directory=str(DIRECTORY))
         return getattr(self._app.extensions["migrate"], name)

@@ -1,15 +1,23 @@
-"""The application's records on real SQLite and real PostgreSQL."""
+"""The application on real SQLite and real PostgreSQL, and a Valkey of its own."""
 
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import flask_migrate
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
+from redis import Redis
 from sqlalchemy import delete
+from werkzeug.test import TestResponse
 
-from jobs import records
+from jobs.application import create_app
 from jobs.records import Base, db, writing
+from jobs.settings import Settings
+from jobserver.ledger import metadata as engine_metadata
+from tests.jobs.http import TOKEN, bearer
 
 with warnings.catch_warnings():
     # It looks for a run-time directory as it is imported, and says so when there is none.
@@ -36,13 +44,21 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def records_app(database: str) -> Iterator[Flask]:
-    """An app that has the records and nothing else, its tables made."""
-    app = Flask("records")
-    app.config["SQLALCHEMY_DATABASE_URI"] = database
-    records.init_app(app)
-    with app.app_context(), db.engine.begin() as connection:
-        Base.metadata.create_all(connection)
+def application(
+    database: str, valkey: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Flask]:
+    """The application on that database, migrated as in an installation."""
+    settings = Settings(
+        instance_path=tmp_path_factory.mktemp("instance"),
+        redis_url=valkey,
+        database_url=database,
+        admin_token=TOKEN,
+        secret_key="a secret of the tests",
+    )
+    app = create_app(settings)
+    with app.app_context():
+        flask_migrate.upgrade()
+    assert app.test_cli_runner().invoke(args=["jobs", "migrate"]).exit_code == 0
     yield app
     with app.app_context():
         db.session.remove()
@@ -50,17 +66,38 @@ def records_app(database: str) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def app(records_app: Flask) -> Iterator[Flask]:
-    """The records app with its tables empty, its context pushed."""
-    with records_app.app_context():
+def app(application: Flask, redis: Redis) -> Iterator[Flask]:
+    """The application with empty tables and an empty Valkey, its context pushed."""
+    with application.app_context():
         empty_tables()
-        yield records_app
+        yield application
+
+
+class FreshSessionClient(FlaskClient):
+    """A client whose requests find a new session, as in a server.
+
+    Flask gives a request the app context that is there, the test's own, and so its session, with
+    whatever transaction is open there.
+    """
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        """Send a request."""
+        db.session.remove()
+        return super().open(*args, **kwargs)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client that sends the administrator's token."""
+    client = FreshSessionClient(app, app.response_class)
+    client.environ_base["HTTP_AUTHORIZATION"] = bearer(TOKEN)
+    return client
 
 
 def empty_tables() -> None:
-    """Delete every row of the application."""
+    """Delete every row, the engine's own included."""
     with writing() as session:
-        for table in reversed(Base.metadata.sorted_tables):
+        for table in (*reversed(Base.metadata.sorted_tables), *engine_metadata.sorted_tables):
             session.execute(delete(table))
 
 

@@ -9,6 +9,12 @@ import pytest
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection, event, func, select
+
+from jobs.follows.errors import FollowNotFound, NothingToSync
+from jobs.follows.sync import SyncResult, sync_all_products_for_follow
+from jobs.records import FollowMode, Product, db
+from tests.jobs.conftest import empty_tables
 from tests.jobs.shops import (
     State,
     a_product,
@@ -20,12 +26,6 @@ from tests.jobs.shops import (
     state_of,
     stock_shop,
 )
-from sqlalchemy import Connection, event, func, select
-
-from tests.jobs.conftest import empty_tables
-from jobs.follows.errors import FollowNotFound, NothingToSync
-from jobs.follows.sync import SyncResult, sync_all_products_for_follow
-from jobs.records import FollowMode, Product, db
 
 pytestmark = pytest.mark.usefixtures("app")
 
@@ -226,7 +226,7 @@ def test_a_follow_that_copies_nothing_is_refused(source: int) -> None:
     abroad = make_follow(make_shop("Tokyo", currency="JPY"), source)
     with pytest.raises(NothingToSync, match="only monitors"):
         sync_all_products_for_follow(monitor)
-    with pytest.raises(NothingToSync, match="USD.*JPY"):
+    with pytest.raises(NothingToSync, match=r"USD.*JPY"):
         sync_all_products_for_follow(abroad)
     with pytest.raises(FollowNotFound, match="999"):
         sync_all_products_for_follow(999)
