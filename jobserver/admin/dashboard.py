@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from flask import Blueprint, Flask, Response, abort, jsonify, render_template, request
+from flask import Blueprint, Flask, Response, abort, jsonify, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -194,9 +194,16 @@ class _Reader:
         last = ceil(total / size)
 
         def link(to: int) -> dict[str, str]:
-            to = max(to, 1)
-            path = f"{queue_name}/{registry_name}/{size}/{order}/{to}"
-            return {"url": f"{request.script_root}/{instance_number}/view/jobs/{path}"}
+            address = url_for(
+                "rq_dashboard.jobs_overview",
+                instance_number=instance_number,
+                queue_name=queue_name,
+                registry_name=registry_name,
+                per_page=size,
+                order=order,
+                page=max(to, 1),
+            )
+            return {"url": address}
 
         pagination = {
             "current_page": number,

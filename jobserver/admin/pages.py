@@ -70,7 +70,9 @@ def _admitting(role: Role) -> Callable[[], BaseResponse | None]:
 
 def _error_page(error: Exception) -> Response:
     status, title, detail = _describe(error)
-    if status >= 500:
+    if isinstance(error, RedisUnavailable):
+        logger.warning("%s %r: %s", request.method, request.path, error)
+    elif status >= 500:
         logger.error("%s %r failed", request.method, request.path, exc_info=error)
     page = render_template(
         "jobserver/error.html", status=status, title=title, detail=detail, csrf_token=csrf_token()

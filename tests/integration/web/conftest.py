@@ -19,15 +19,6 @@ MakeShop = Callable[..., Flask]
 
 
 @pytest.fixture
-def redis(valkey: str) -> Iterator[Redis]:
-    """A plain client to the session's Valkey, emptied."""
-    client = Redis.from_url(valkey)
-    client.flushall()
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def make_shop(valkey: str, redis: Redis, tmp_path: Path) -> Iterator[MakeShop]:
     """Returns shops, each with its own database; keywords but `url_prefix` are of the Config."""
     made: list[Flask] = []

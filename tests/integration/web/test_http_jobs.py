@@ -130,6 +130,7 @@ def test_unchanged_job_is_a_304_without_body(admin: FlaskClient) -> None:
     }
     again = poll(admin, job, **{"If-None-Match": tag})
     assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", tag)
+    assert "Content-Type" not in again.headers
 
 
 def test_changed_job_gets_a_new_etag(admin: FlaskClient) -> None:
