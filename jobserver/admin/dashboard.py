@@ -64,11 +64,12 @@ def blueprint() -> Blueprint:
                 valid_methods=("GET", "HEAD"), description="The dashboard is read-only."
             )
         nonce = secrets.token_urlsafe(16)
-        path = request.script_root + request.path
+        below = rest.encode().decode("latin-1")  # as WSGI wants it (PEP 3333)
+        path = request.environ["PATH_INFO"].removesuffix(below).rstrip("/")
         environ = {
             **request.environ,
-            "SCRIPT_NAME": path.removesuffix(rest).rstrip("/"),
-            "PATH_INFO": f"/{rest}",
+            "SCRIPT_NAME": request.environ.get("SCRIPT_NAME", "") + path,
+            "PATH_INFO": f"/{below}",
             _CSRF: pages.csrf_token(),
             _NONCE: nonce,
         }

@@ -282,6 +282,18 @@ def test_nothing_comes_from_another_site(admin: FlaskClient) -> None:
         assert 'stylesheet" href="http' not in page
 
 
+def test_names_in_any_script_are_shown(admin: FlaskClient, redis: Redis) -> None:
+    rq.Queue("почта 日本 %2F?&", connection=redis).enqueue("builtins.print", job_id="j")
+    (queue,) = admin.get(f"{RQ}/0/data/queues.json").get_json()["queues"]
+    assert admin.get(queue["queued_url"]).status_code == 200
+    path = f"{RQ}/0/data/jobs/почта 日本 %252F%3F&/queued/8/asc/1.json"
+    found = admin.get(path).get_json()
+    assert [job["id"] for job in found["jobs"]] == ["j"]
+    assert admin.get(found["pagination"]["first_page"]["url"]).status_code == 200
+    for missing in ("/0/view/job/ключ", "/日本"):
+        assert admin.get(RQ + missing).status_code == 404
+
+
 def test_redis_password_is_not_shown(make_shop: MakeShop, valkey: str) -> None:
     url = valkey.replace("redis://", "redis://default:a-password@")
     client = make_shop(redis_url=url).test_client()

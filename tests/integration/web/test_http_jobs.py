@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 
 from jobserver import Job, JobServer
@@ -160,3 +161,13 @@ def test_customers_poll_their_own_jobs_only(ada: FlaskClient, server: JobServer)
     assert hidden.get_json()["detail"].replace(others.id, "?") == missing.get_json()[
         "detail"
     ].replace("missing", "?")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["%00", "%ff%fe", "a" * 5000, "%F0%9F%92%A9", "..%2f..", "%20", "*", "letter-*", "%0d%0aX: y"],
+)
+def test_odd_ids_are_unknown_jobs(admin: FlaskClient, odd: str) -> None:
+    for path in (f"/engine/api/v1/jobs/{odd}", f"/engine/rq/0/data/job/{odd}.json"):
+        response = admin.get(path, follow_redirects=True)
+        assert response.status_code == 404
