@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,8 @@ from flask.cli import AppGroup
 
 from jobserver import current, ledger, payload
 from jobserver.errors import ConfigInvalid, JobServerError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Commands(AppGroup):
@@ -36,7 +39,19 @@ def scheduler(*, burst: bool) -> None:
     """Serve recurring entries, due jobs, lost workers and the outbox until SIGTERM."""
     from jobserver.scheduler import Scheduler
 
-    Scheduler(current.server()).run(burst=burst)
+    server = current.server()
+    logging.basicConfig(level=server.config.log_level, format=LOG_FORMAT)
+    Scheduler(server).run(burst=burst)
+
+
+@commands.command()
+@click.argument("queues", nargs=-1)
+@click.option("--burst", is_flag=True, help="Run what waits now and end.")
+def worker(*, queues: tuple[str, ...], burst: bool) -> None:
+    """Run the jobs of QUEUES, of all queues when none is named, as `rq worker` does."""
+    from jobserver.worker import Worker
+
+    Worker(queues or ("default",)).work(burst=burst)
 
 
 @commands.command()

@@ -27,9 +27,7 @@ class Dying(Broker):
 
     point = "none"
 
-    def enqueue(
-        self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0
-    ) -> list[Answer]:
+    def enqueue(self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0) -> list[Answer]:
         """Push, unless that is the point; and die after it when `delete` is."""
         self._reach("push")
         answers = super().enqueue(requests, call_ttl=call_ttl)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from jobserver.server import FUNCTION, Server
 PASS = 1.0  # seconds between two looks at the entries, at most
 BEAT_TTL = 15.0  # seconds after which a silent scheduler counts as gone
 
+logger = logging.getLogger(__name__)
+
 _UNITS = {"_minutes": MINUTE, "_hours": HOUR, "_days": DAY}
 
 
@@ -42,6 +45,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
             interval=PASS,
             name=name or f"{socket.gethostname()}-{os.getpid()}-{new_id()[-4:]}",
         )
+        self.log = logger
         self.server = server
         self.entries = Entries(server.broker)
         self._parked: dict[str, str] = {}
@@ -60,7 +64,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
                 chore.attempt()
             return
         self._install_signal_handlers()
-        self.log.info("scheduler %s serves %d entries", self.name, len(self.declared()))
+        logger.info("scheduler %s serves %d entries", self.name, len(self.declared()))
         threads = Chores(housekeeping)
         threads.start()
         try:
@@ -105,7 +109,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
             if is_made
         ]
         for job_id in made:
-            self.log.info("scheduler %s enqueued %s", self.name, job_id)
+            logger.info("scheduler %s enqueued %s", self.name, job_id)
         return made
 
     def register_birth(self) -> None:
@@ -165,7 +169,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         except JobServerError as error:
             # It stays due: a scheduler that knows the type (rolling deploy) makes the tick.
             if self._parked.get(entry.id) != str(error):
-                self.log.error("recurring entry %s waits: %s", entry.id, error)
+                logger.error("recurring entry %s waits: %s", entry.id, error)
                 self._parked[entry.id] = str(error)
             return None
         overrides = self.server.config.queue_overrides.get(kind.queue.name, {})
@@ -183,7 +187,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
     def _install_signal_handlers(self) -> None:
         def stop(_signal: int, _frame: FrameType | None) -> None:
             # Anywhere, also in a wait for Redis: every step of this process may be killed.
-            self.log.info("scheduler %s ends", self.name)
+            logger.info("scheduler %s ends", self.name)
             raise SystemExit(0)
 
         if threading.current_thread() is threading.main_thread():

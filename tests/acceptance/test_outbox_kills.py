@@ -128,19 +128,17 @@ def made(redis: Redis) -> Counter[str]:
     return Counter(job_id for job_id in ids if job_id.startswith("note-"))
 
 
-@pytest.mark.parametrize("point", ["push", "delete", "forget"])
 def test_a_host_killed_after_its_commit_loses_and_doubles_nothing(
-    engine: Engine, redis: Redis, start_writer: Start, start_scheduler: Start, point: str
+    engine: Engine, redis: Redis, start_writer: Start, start_scheduler: Start
 ) -> None:
     start_scheduler()
     wait_until(lambda: redis.zcard("jobserver:schedulers"), what="the scheduler serves")
-    writer = start_writer(point, 7)
-    assert writer.wait(timeout=30) == -signal.SIGKILL
-    killed_at = time.monotonic()
+    writers = [start_writer(point, 7) for point in ("push", "delete", "forget")]
+    for writer in writers:
+        assert writer.wait(timeout=30) == -signal.SIGKILL
     expected = committed(engine)
-    assert len(expected) == 5
-    wait_until(lambda: len(made(redis)) == 5 and left(engine) == 0, seconds=5)
-    assert time.monotonic() - killed_at < 5
+    assert len(expected) == 15
+    wait_until(lambda: len(made(redis)) == 15 and left(engine) == 0, seconds=5)
     assert made(redis) == Counter(expected)
 
 
@@ -148,7 +146,7 @@ def test_hosts_and_relays_killed_anywhere_make_each_job_once(
     engine: Engine, redis: Redis, start_writer: Start, start_scheduler: Start
 ) -> None:
     chance = random.Random(7)  # noqa: S311  # nothing secret: it repeats the same kills
-    for _ in range(4):
+    for _ in range(2):
         scheduler, writers = start_scheduler(), [start_writer("none", 10**6) for _ in range(2)]
         before = len(committed(engine))
         wait_until(partial(has_committed, engine, before + 20 + chance.randrange(100)))
@@ -168,7 +166,7 @@ def test_relays_killed_over_a_backlog_make_each_job_once(
     assert writer.wait(timeout=60) == 0
     expected = committed(engine)
     assert left(engine) == len(expected) == 1000
-    for _ in range(3):
+    for _ in range(2):
         some = left(engine)
         relays = [start_scheduler(), start_scheduler()]
         wait_until(partial(has_left_fewer, engine, some or 1))

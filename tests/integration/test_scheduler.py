@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-import rq_scheduler
+import rq_scheduler  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
@@ -63,7 +63,7 @@ def let_be_due(redis: Redis, entry: str, at: float) -> None:
 
 def now(redis: Redis) -> float:
     seconds, micros = redis.time()
-    return seconds + micros / 1_000_000
+    return float(seconds + micros / 1_000_000)
 
 
 @given(
