@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from marshmallow import Schema
 
 from jobserver import current, payload
-from jobserver.errors import DeclarationInvalid, PayloadInvalid
+from jobserver.errors import DeclarationInvalid, FieldError, PayloadInvalid
 from jobserver.policy import Policy, Queue
 
 if TYPE_CHECKING:
     from jobserver.broker import Job
+
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +53,36 @@ class JobType:
         """The schema's instance; building one costs 100 times more than using it."""
         return self.schema() if self.schema else None
 
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The function's parameters."""
+        return inspect.signature(self.function)
+
     def encode(self, values: Mapping[str, object]) -> bytes:
         """Return the payload as JSON; raises PayloadInvalid or PayloadTooLarge."""
-        return payload.encode(values, schema=self.loader)
+        return self.prepare(values)[0]
+
+    def prepare(self, values: Mapping[str, object]) -> tuple[bytes, str | None]:
+        """Return the payload as JSON and its deduplication key, None when the type declares none.
+
+        Raises PayloadInvalid or PayloadTooLarge.
+        """
+        data = payload.encode(values)
+        # The key is of what the payload means: 1 and "01" are one number to the schema.
+        return data, self._key_of(self.decode(payload.loads(data)))
 
     def decode(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Return the function's keyword arguments; raises PayloadInvalid."""
-        return payload.decode(values, schema=self.loader)
+        arguments = payload.decode(values, schema=self.loader)
+        if self.loader is None and (wrong := _misfits(self.signature, arguments)):
+            raise PayloadInvalid(errors=wrong)
+        return arguments
 
-    def key_of(self, values: Mapping[str, object]) -> str | None:
-        """Return the deduplication key of a payload, None when the type declares none."""
+    def _key_of(self, arguments: Mapping[str, object]) -> str | None:
         if self.key is None:
             return None
         try:
-            return self.key.format_map(values)
+            return self.key.format_map(arguments)
         except KeyError as error:
             name = str(error.args[0])
             raise PayloadInvalid(
@@ -114,12 +135,40 @@ def _system(module: str) -> str:
 
 
 def _check(job_type: JobType) -> None:
-    if job_type.key is None:
+    name, key = job_type.name, job_type.key
+    # It travels inside JSON and names a route.
+    if not _NAME.fullmatch(name):
+        raise DeclarationInvalid(f"name={name!r} is not accepted: use letters, digits and _ - .")
+    if inspect.iscoroutinefunction(job_type.function):
+        raise DeclarationInvalid(f"{name} is async: a job type is a plain function")
+    if key is None:
         return
-    names = {name for _, name, _, _ in Formatter().parse(job_type.key) if name}
-    fields = set(job_type.schema._declared_fields) if job_type.schema else names
-    if unknown := names - fields:
+    try:
+        names = [field for _, field, _, _ in Formatter().parse(key) if field is not None]
+    except ValueError as error:
+        raise DeclarationInvalid(f"{name}: key {key!r} is no template: {error}") from None
+    fields = _loaded_names(job_type)
+    if unknown := sorted(set(names) - fields):
         raise DeclarationInvalid(
-            f"{job_type.name}: key {job_type.key!r} names {', '.join(sorted(unknown))}, "
-            f"which the schema does not have; it has {', '.join(sorted(fields))}"
+            f"{name}: key {key!r} names {', '.join(map(repr, unknown))}, "
+            f"which the payload does not have; it has {', '.join(sorted(fields))}"
         )
+
+
+def _loaded_names(job_type: JobType) -> set[str]:
+    if job_type.schema is None:
+        return set(job_type.signature.parameters)
+    declared = job_type.schema._declared_fields.items()
+    return {field.attribute or name for name, field in declared}
+
+
+def _misfits(signature: inspect.Signature, arguments: Mapping[str, object]) -> list[FieldError]:
+    """Return what a payload without a schema has too much or too little for the function."""
+    parameters = signature.parameters.values()
+    required = {p.name for p in parameters if p.default is p.empty and p.kind in _NAMED}
+    known = {p.name for p in parameters if p.kind in _NAMED}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = set() if takes_all else set(arguments) - known
+    wrong = dict.fromkeys(sorted(unknown), "Unknown field.")
+    wrong |= dict.fromkeys(sorted(required - set(arguments)), "Missing data for required field.")
+    return [{"pointer": f"#/{name}", "detail": detail} for name, detail in wrong.items()]

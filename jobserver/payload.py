@@ -17,6 +17,7 @@ MAX_BYTES = 1024 * 1024
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_HASHED = re.compile(r"--[0-9a-f]{16}\Z")
 
 
 def dumps(value: object) -> bytes:
@@ -32,11 +33,8 @@ def loads(data: bytes | str) -> Any:
     return orjson.loads(data)
 
 
-def encode(payload: Mapping[str, object], *, schema: type[Schema] | Schema | None) -> bytes:
-    """Return the payload as JSON after checking it; nothing is changed in the caller's mapping.
-
-    Raises PayloadInvalid (fields named by JSON pointers) or PayloadTooLarge.
-    """
+def encode(payload: Mapping[str, object]) -> bytes:
+    """Return the payload as JSON; raises PayloadInvalid or PayloadTooLarge."""
     try:
         data = dumps(payload)
     except TypeError as error:
@@ -45,7 +43,6 @@ def encode(payload: Mapping[str, object], *, schema: type[Schema] | Schema | Non
         raise PayloadTooLarge(
             f"The payload has {len(data)} bytes; at most {MAX_BYTES} are accepted."
         )
-    decode(loads(data), schema=schema)
     return data
 
 
@@ -80,12 +77,19 @@ def field_errors(messages: Any, *, pointer: str = "#") -> list[FieldError]:
 
 
 def job_id(key: str) -> str:
-    """Return the job id of a deduplication key: verbatim where RQ allows it, else slug and hash."""
-    if _SAFE_ID.fullmatch(key):
+    """Return the job id of a deduplication key: verbatim where RQ allows it, else slug and hash.
+
+    Two keys never share an id: one that looks like another's slug and hash is hashed itself. Raises
+    PayloadInvalid for a key that is no Unicode text (a lone surrogate from a JSON escape).
+    """
+    if _SAFE_ID.fullmatch(key) and not _HASHED.search(key):
         return key
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    slug = _UNSAFE.sub("-", key).strip("-")[:60]
-    return f"{slug}-{digest}" if slug else digest
+    try:
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    except UnicodeEncodeError:
+        raise PayloadInvalid(f"The key {key!r} is no Unicode text.") from None
+    slug = _UNSAFE.sub("-", key).strip("-")[:60] or "key"
+    return f"{slug}--{digest}"
 
 
 def _plain(value: object) -> object:
