@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +17,14 @@ from sqlalchemy.orm import Session, scoped_session
 from jobserver.broker import Answer, Broker, EnqueueRequest, Job, connect
 from jobserver.broker.job import STATUSES, envelope, queue_of
 from jobserver.config import Config
-from jobserver.errors import ConfigInvalid, JobNotFound, KeyConflict, PayloadInvalid, WrongState
+from jobserver.errors import (
+    ConfigInvalid,
+    DeclarationInvalid,
+    JobNotFound,
+    KeyConflict,
+    PayloadInvalid,
+    WrongState,
+)
 from jobserver.ids import new_id
 from jobserver.job_type import JobType
 from jobserver.ledger.outbox import Outbox
@@ -118,9 +126,11 @@ class Server:
         overrides = self.config.queue_overrides.get(kind.queue.name, {})
         shared: dict[str, Any] = {
             "type": kind.name,
-            "origin": kind.queue.origin(priority_of(priority)),
-            "timeout": timeout or int(overrides.get("timeout", kind.policy.timeout)),
-            "attempts": attempts or int(overrides.get("attempts", kind.policy.attempts)),
+            "origin": kind.queue.origin(_priority(priority)),
+            "timeout": _count("timeout", timeout, overrides.get("timeout", kind.policy.timeout)),
+            "attempts": _count(
+                "attempts", attempts, overrides.get("attempts", kind.policy.attempts)
+            ),
             "due": _due(delay, at, from_now=session is None),
             "owner": owner or "",
             "backoff": dumps(asdict(backoff)).decode() if backoff else "",
@@ -128,15 +138,17 @@ class Server:
         }
         requests = []
         for number, values in enumerate(payloads):
-            data = envelope(FUNCTION, kind.name, kind.encode(values))
-            key = keys[number] if keys else kind.key_of(values)
-            identity = job_id(key) if key else new_id()
+            encoded, own_key = kind.prepare(values)
+            key = keys[number] if keys else own_key
+            call = calls[number] if calls else new_id()
+            # A call that is repeated must meet its own job again.
+            identity = job_id(key or call)
             requests.append(
                 EnqueueRequest(
                     id=identity,
-                    call=calls[number] if calls else new_id(),
+                    call=call,
                     run=new_id(),
-                    data=data,
+                    data=envelope(FUNCTION, kind.name, encoded),
                     key=key if key and key != identity else "",
                     **shared,
                 )
@@ -215,11 +227,28 @@ class Server:
         return known.retention if known else Queue(queue).retention
 
 
+def _priority(value: Priority | int) -> Priority:
+    try:
+        return priority_of(value)
+    except DeclarationInvalid as error:
+        raise PayloadInvalid(errors=[{"pointer": "#/priority", "detail": str(error)}]) from None
+
+
+def _count(name: str, given: int | None, default: float) -> int:
+    if given is None:
+        return int(default)
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise PayloadInvalid(
+            errors=[{"pointer": f"#/{name}", "detail": "Must be a whole number ≥ 1."}]
+        )
+    return given
+
+
 def _due(delay: float | None, at: datetime | None, *, from_now: bool) -> str:
     if delay is not None and at is not None:
         raise PayloadInvalid(errors=[{"pointer": "#/at", "detail": "Not together with delay."}])
     if delay is not None:
-        if delay < 0:
+        if not 0 <= delay < math.inf:
             raise PayloadInvalid(errors=[{"pointer": "#/delay", "detail": "Must be ≥ 0 seconds."}])
         # From the moment Redis sees it; through the outbox that may be much later than now.
         return f"+{int(delay * 1000)}" if from_now else str(int((time.time() + delay) * 1000))
