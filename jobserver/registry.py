@@ -21,6 +21,7 @@ class Registry:
         self.types: dict[str, JobType] = {}
         self.queues: dict[str, Queue] = {}
         self.entries: dict[str, Every] = {}
+        self._declared: dict[str, Queue] = {}  # as declared, without what the environment overrides
         self._overrides = overrides or {}
         self._names: dict[str, str] = {}
 
@@ -44,18 +45,22 @@ class Registry:
         if known not in (None, job_type):
             raise DeclarationInvalid(f"two job types are called {job_type.name!r}")
         self.types[job_type.name] = job_type
-        if job_type.queue.name not in self.queues or job_type.queue != Queue(job_type.queue.name):
-            self.add_queue(job_type.queue)
+        self.add_queue(job_type.queue)
 
     def add_queue(self, queue: Queue) -> None:
-        """Add one queue; its name, key and aliases must be free."""
+        """Add one queue; its name, key and aliases must be free.
+
+        A queue that is only named somewhere is the one that is declared elsewhere.
+        """
         name = queue.name
-        queue = queue.overridden(self._overrides.get(name, {}))
-        known = self.queues.get(name)
-        if known not in (None, queue, Queue(name)):
+        known = self._declared.get(name, queue)
+        if Queue(name) not in (known, queue) and known != queue:
             raise DeclarationInvalid(f"two different queues are called {name!r}")
-        self.queues[name] = queue
-        for other in (name, queue.key, *queue.aliases):
+        if known == Queue(name):
+            known = queue
+        self._declared[name] = known
+        self.queues[name] = known.overridden(self._overrides.get(name, {}))
+        for other in (name, known.key, *known.aliases):
             if other is None:
                 continue
             if other.lower() in RESERVED_QUEUES:
@@ -90,9 +95,15 @@ class Registry:
 def _modules(name: str) -> Iterator[ModuleType]:
     module = importlib.import_module(name)
     yield module
-    for found in pkgutil.walk_packages(getattr(module, "__path__", ()), prefix=f"{name}."):
+    paths = getattr(module, "__path__", ())
+    for found in pkgutil.walk_packages(paths, prefix=f"{name}.", onerror=_raise):
         if found.name.endswith(".jobs"):
             yield importlib.import_module(found.name)
+
+
+def _raise(name: str) -> None:
+    # Called where the import's error is being handled; by default its package would be left out.
+    raise
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
