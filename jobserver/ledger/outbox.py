@@ -28,6 +28,7 @@ from jobserver.policy import DAY
 
 PATIENCE = 1.5  # seconds that a commit waits at most for the push that follows it
 RETRY_AFTER = 1.0  # seconds after a failed push in which commits leave their rows to the relay
+REST = 30.0  # seconds after which a row that Redis would not take is tried again
 SETTLE = 1.0  # seconds in which a row is left to the process that wrote it
 CALL_TTL = 30 * DAY  # a call is remembered until its row is gone, or this if its process died
 
@@ -60,7 +61,7 @@ class Outbox:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self._failed_at: float | None = None  # monotonic time; None: the last push succeeded
-        self._refused: set[str] = set()  # ids of rows that can never be pushed
+        self._refused: dict[str, float] = {}  # rows that Redis would not take: id, monotonic time
 
     def store(
         self, session: Session | scoped_session[Any], requests: Sequence[EnqueueRequest]
@@ -209,7 +210,7 @@ class Outbox:
 
     def _readable(self, rows: Sequence[_Row]) -> Iterator[EnqueueRequest]:
         for row in rows:
-            if row.id in self._refused:
+            if time.monotonic() - self._refused.get(row.id, -REST) < REST:
                 continue
             try:
                 yield EnqueueRequest.from_json(row.request)
@@ -217,8 +218,9 @@ class Outbox:
                 self._refuse(row.id, error)
 
     def _refuse(self, call: str, error: Exception) -> None:
-        self._refused.add(call)
-        logger.error("outbox row %s cannot be pushed and stays: %s", call, error)
+        if call not in self._refused:
+            logger.error("outbox row %s cannot be pushed and stays: %s", call, error)
+        self._refused[call] = time.monotonic()
 
     def _report(self, error: Exception) -> None:
         if self._failed_at is None:

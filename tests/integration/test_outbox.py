@@ -329,6 +329,23 @@ def test_a_request_that_redis_refuses_holds_up_no_other(
     assert len(refused) == 2
 
 
+def test_a_refused_row_is_tried_again_later(
+    engine: Engine, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing(broker.connection)
+    failing.error = ValueError("no permission to run scripts")
+    outbox = Outbox(failing)
+    with engine.begin() as connection, Session(connection) as session:
+        outbox.store(session, [request("one")])
+        session.commit()
+    assert outbox.relay(engine, settle=0) == 0
+    failing.error = None
+    assert outbox.relay(engine, settle=0) == 0
+    monkeypatch.setattr("jobserver.ledger.outbox.REST", 0)
+    assert outbox.relay(engine, settle=0) == 1
+    assert waiting(broker) == ["one"]
+
+
 def test_relays_at_once_make_each_job_once(engine: Engine, outbox: Outbox, broker: Broker) -> None:
     ids = [f"job-{number:04}" for number in range(900)]
     with engine.begin() as connection, Session(connection) as session:

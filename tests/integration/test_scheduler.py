@@ -6,7 +6,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -18,6 +18,7 @@ from redis import Redis
 
 from jobserver import Every, JobServer
 from jobserver.broker.entries import DUE, ENTRIES, Entries, Entry
+from jobserver.config import Config
 from jobserver.errors import JobServerError
 from jobserver.scheduler import Scheduler
 from jobserver.scheduler.chores import Chore
@@ -161,6 +162,21 @@ def test_the_configuration_can_set_the_interval(server: JobServer) -> None:
     server.registry.add_entry(entry)
     seconds = {entry.id: entry.seconds for entry in Scheduler(server).declared()}
     assert seconds["poll"] == server.config.poll_interval == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift(Config):
+    """A configuration with a setting in hours."""
+
+    shift_hours: float = 0.5
+
+
+def test_a_setting_in_hours_is_taken_as_hours(server: JobServer) -> None:
+    server.config = Shift()
+    entry = Every(id="shift", seconds=5, job=beat, payload={"hand": "a"}, setting="shift_hours")
+    server.registry.add_entry(entry)
+    seconds = {entry.id: entry.seconds for entry in Scheduler(server).declared()}
+    assert seconds["shift"] == 1800
 
 
 @pytest.mark.parametrize(

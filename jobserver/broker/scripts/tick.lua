@@ -4,7 +4,6 @@
 -- when_active.
 -- Returns per tick 1, or 0 when another scheduler was first.
 local due, width, answers = OURS .. 'due', 15, {}
-if call('EXISTS', OURS .. 'full') == 1 then return redis.error_reply('FULL the event stream is at its bound') end
 
 for n = 0, tonumber(ARGV[1]) - 1 do
   local i = 1 + n * width
