@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flask_migrate
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -56,8 +55,7 @@ def application(
         secret_key="a secret of the tests",
     )
     app = create_app(settings)
-    with app.app_context():
-        flask_migrate.upgrade()
+    assert app.test_cli_runner().invoke(args=["db", "upgrade"]).exit_code == 0
     assert app.test_cli_runner().invoke(args=["jobs", "migrate"]).exit_code == 0
     yield app
     with app.app_context():
