@@ -9,12 +9,12 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Request
@@ -31,6 +31,7 @@ CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "X-CSRF-Token"
 
 _RANK: dict[Role, int] = {"user": 0, "viewer": 1, "operator": 2, "admin": 3}
+_PORT = re.compile(r":\d*$")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 logger = logging.getLogger(__name__)
@@ -166,13 +167,18 @@ class Gate:
         principal = Principal(name=values["name"], role=values["role"], owner=values["owner"])
         return Credential(principal=principal, proof="session", csrf=values["csrf"])
 
+    def _secret(self) -> bytes:
+        secret = self._config.secret_key or self._app_secret() or self._config.admin_token or b""
+        return secret.encode() if isinstance(secret, str) else secret
+
     def _serializer(self) -> URLSafeTimedSerializer | None:
-        secret = self._config.secret_key or self._app_secret() or self._config.admin_token
+        secret = self._secret()
         return URLSafeTimedSerializer(secret, salt="jobserver.session") if secret else None
 
     def _fingerprint(self) -> str:
         # A session ends with the token that opened it: a changed token signs everybody out.
-        return _digest(f"session:{self._config.admin_token}").hex()[:16]
+        token = f"session {self._config.admin_token}".encode()
+        return hmac.new(self._secret(), token, "sha256").hexdigest()[:16]
 
     def _check_write(self, request: Request, credential: Credential) -> None:
         if request.method in _SAFE_METHODS or credential.proof == "token":
@@ -202,7 +208,7 @@ def is_cross_site(request: Request, *, origins: Iterable[str] = ()) -> bool:
         return site is not None
     if origin in origins:
         return False
-    return site is not None or urlsplit(origin).netloc != request.host
+    return site is not None or origin.partition("://")[2] != request.host
 
 
 def is_local(request: Request) -> bool:
@@ -213,7 +219,7 @@ def is_local(request: Request) -> bool:
     if any(name.startswith(("Forwarded", "X-Forwarded-")) for name, _ in request.headers):
         return False
     before_proxy_fix = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
-    host = urlsplit(f"//{request.host}").hostname or ""
+    host = _PORT.sub("", request.host).strip("[]")
     return _is_loopback(before_proxy_fix.get("REMOTE_ADDR", "")) and (
         host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
     )

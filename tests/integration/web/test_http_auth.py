@@ -165,6 +165,9 @@ CROSS_SITE = [
     {"Sec-Fetch-Site": "same-site"},
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},
+    {"Origin": "localhost"},
+    {"Origin": "http://localhost:9999"},
     {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
 ]
 
@@ -210,7 +213,10 @@ def test_a_visitor_who_is_not_signed_in_is_not_logged_as_refused(
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.8.8", "::1"])
 def test_auth_off_admits_this_machine(make_shop: MakeShop, peer: str) -> None:
     client = make_shop(auth="off").test_client()
-    assert client.get(PROTECTED, environ_base={"REMOTE_ADDR": peer}).status_code == 404
+    for host in ("localhost", "localhost:3000", "127.0.0.1:3000", "[::1]:3000", "[::1]"):
+        headers = {"Host": host}
+        found = client.get(PROTECTED, headers=headers, environ_base={"REMOTE_ADDR": peer})
+        assert found.status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -222,6 +228,9 @@ def test_auth_off_admits_this_machine(make_shop: MakeShop, peer: str) -> None:
         ("127.0.0.1", {"X-Forwarded-Proto": "https"}),
         ("127.0.0.1", {"Forwarded": "for=127.0.0.1"}),
         ("127.0.0.1", {"Host": "evil.example"}),
+        ("127.0.0.1", {"Host": "evil.example:127"}),
+        ("127.0.0.1", {"Host": "["}),
+        ("not-an-address", {}),
     ],
 )
 def test_auth_off_admits_nobody_else(
