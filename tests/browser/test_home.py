@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask_migrate import upgrade
 from playwright.sync_api import Page, expect
 from redis import Redis
 
 from jobs.application import create_app
-from jobs.follows.demo import fill_empty_database
 from jobs.records import db
 from jobs.settings import Settings
-from jobserver import ledger
 from jobserver.testing import work
 from tests.browser.conftest import Serve
 
@@ -40,10 +37,10 @@ def application(valkey: str, redis: Redis[Any], tmp_path: Path) -> Iterator[Flas
         sync_batch_pause=0.2,
     )
     app = create_app(settings)
+    for command in (["db", "upgrade"], ["jobs", "migrate"], ["follows", "demo"]):
+        done = app.test_cli_runner().invoke(args=command)
+        assert done.exit_code == 0, done.output
     with app.app_context():
-        upgrade()
-        ledger.migrate(db.engine)
-        fill_empty_database()
         yield app
         db.session.remove()
         db.engine.dispose()
