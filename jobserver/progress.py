@@ -47,15 +47,10 @@ class Reporter:
     def say(self, percent: float, message: str) -> None:
         """Report a percentage; raises JobCanceled when the run was canceled or is no longer ours."""
         with self._lock:
-            self._percent = max(self._percent, min(100.0, percent))
+            if percent > self._percent:  # not so for nan either
+                self._percent = min(100.0, percent)
             self._pending = (self._percent, message)
-            wait = self._written_at + INTERVAL - time.monotonic()
-            if wait <= 0:
-                self._write()
-            elif self._timer is None:
-                self._timer = threading.Timer(wait, self.flush)
-                self._timer.daemon = True
-                self._timer.start()
+            self._write_in_time()
             if self._stopped_by:
                 raise JobCanceled(self._stopped_by)
 
@@ -64,12 +59,6 @@ class Reporter:
         """Whether the last report was answered with "stop"."""
         return self._stopped_by is not None
 
-    def flush(self) -> None:
-        """Write what has not been written yet."""
-        with self._lock:
-            self._timer = None
-            self._write()
-
     def close(self) -> None:
         """Write the last word, and end."""
         with self._lock:
@@ -77,6 +66,21 @@ class Reporter:
                 self._timer.cancel()
                 self._timer = None
             self._write()
+
+    def _write_in_time(self) -> None:
+        wait = self._written_at + INTERVAL - time.monotonic()
+        if wait <= 0:
+            self._write()
+        elif self._timer is None:
+            self._timer = threading.Timer(wait, self._come_due)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _come_due(self) -> None:
+        with self._lock:
+            self._timer = None
+            if self._pending:  # else the job itself came first
+                self._write_in_time()
 
     def _write(self) -> None:
         if self._pending is None:
