@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class Outcome(BaseException):
     """Base of the outcomes; a BaseException, so that `except Exception` in a job lets it pass."""
@@ -12,9 +14,11 @@ class Discard(Outcome):
 
 
 class Snooze(Outcome):
-    """The job comes back in `seconds`; no attempt is spent."""
+    """The job comes back in `seconds`; no attempt is spent. Raises ValueError for no finite number."""
 
     def __init__(self, seconds: float) -> None:
+        if not math.isfinite(seconds):
+            raise ValueError(f"seconds={seconds!r} is not accepted: use a finite number")
         super().__init__(f"snoozed for {seconds} s")
         self.seconds = seconds
 

@@ -11,7 +11,7 @@ import orjson
 from jobserver import current, payload
 from jobserver.broker import Claim, Ending
 from jobserver.broker.job import packed_traceback, packed_value, payload_of
-from jobserver.errors import PayloadInvalid, UnknownJobType
+from jobserver.errors import DeclarationInvalid, PayloadInvalid, UnknownJobType
 from jobserver.job_type import JobType
 from jobserver.outcomes import Discard, JobCanceled, JobTimeout, Outcome, RateLimited, Snooze
 from jobserver.policy import Backoff
@@ -38,15 +38,30 @@ def run(type_name: str, values: dict[str, Any]) -> Any:
 
 def perform(server: Server, claim: Claim) -> Ending:
     """Run a claimed job to its end; never raises but for what ends the process."""
+    job_type = None
     try:
         function, values = payload_of(claim.data)
+    except ValueError as error:
+        logger.error("Job %s of type %r is unreadable: %s", claim.id, claim.type, error)
+        return failure(
+            claim,
+            text=str(error),
+            error_type="Unreadable",
+            message=str(error),
+            reason="unreadable",
+            job_type=None,
+            may_retry=False,
+        )
+    try:
         if function != FUNCTION:
             raise UnknownJobType(f"{function!r} is no job type of this server")
         job_type = server.registry.job_type(claim.type)
         arguments = job_type.decode(values)
-    except (UnknownJobType, PayloadInvalid, ValueError) as error:
+    except (UnknownJobType, PayloadInvalid) as error:
         logger.error("Job %s of type %r put off: %s", claim.id, claim.type, error)
         return Ending(claim=claim, word="snooze", delay=UNKNOWN_DELAY, reason=_short(error))
+    except Exception as error:  # a schema can hold code of its own
+        return ending_of(claim, error, job_type=job_type)
 
     def report(percent: float, message: str) -> str:
         return server.broker.progress(claim.id, claim.exec, percent=percent, message=message)
@@ -97,18 +112,25 @@ def failure(
 ) -> Ending:
     """Return the end of a failed attempt: a retry while attempts are left, else the failure."""
     retries = may_retry and claim.attempt < claim.attempts
-    backoff = job_type.policy.backoff if job_type else Backoff()
-    if claim.backoff:
-        backoff = Backoff(**orjson.loads(claim.backoff))
     return Ending(
         claim=claim,
         word="retry" if retries else "failed",
         value=packed_traceback(text),
-        delay=backoff.wait(claim.attempt) if retries else 0,
+        delay=_backoff(claim, job_type).wait(claim.attempt) if retries else 0,
         error_type=error_type,
         error_message=message,
         reason=reason,
     )
+
+
+def _backoff(claim: Claim, job_type: JobType | None) -> Backoff:
+    declared = job_type.policy.backoff if job_type else Backoff()
+    if not claim.backoff:
+        return declared
+    try:
+        return Backoff(**orjson.loads(claim.backoff))
+    except (ValueError, TypeError, DeclarationInvalid):  # of another release (rolling deploy)
+        return declared
 
 
 def _may_retry(error: BaseException, job_type: JobType | None) -> bool:
@@ -126,7 +148,11 @@ def _reason(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error) or type(error).__name__)[:MESSAGE_CHARS]
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be had)"
+    return (text or type(error).__name__)[:MESSAGE_CHARS]
 
 
 def _traceback(error: BaseException) -> str:

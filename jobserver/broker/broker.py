@@ -254,7 +254,9 @@ class Broker:
 
     def progress(self, job_id: str, exec_id: str, *, percent: float, message: str) -> str:
         """Note a run's progress; return 'ok', 'canceled' or 'lost'."""
-        word: bytes = self._idempotent("progress", job_id, exec_id, f"{percent:g}", message)
+        word: bytes = self._idempotent(
+            "progress", job_id, exec_id, f"{percent:g}", jobs.utf8(message)
+        )
         return word.decode()
 
     def promote(self, queues: Sequence[Queue], *, limit: int = 500) -> tuple[int, float | None]:
@@ -306,7 +308,7 @@ class Broker:
 
     def pause(self, queue: Queue, *, until: float = 0, reason: str = "") -> bool:
         """Let nothing of a queue start, until a Unix time or for ever; return whether it was new."""
-        mark = f"{int(until * 1000)} {reason}"
+        mark = jobs.utf8(f"{int(until * 1000)} {reason}")
         return bool(self._idempotent("pause", queue.name, mark))
 
     def resume(self, queue: Queue) -> bool:
@@ -388,8 +390,8 @@ def _finish_arguments(
                 ending.value,
                 int(ending.delay * 1000),
                 ending.error_type,
-                ending.error_message,
-                ending.reason,
+                jobs.utf8(ending.error_message),
+                jobs.utf8(ending.reason),
                 kept.completed_count,
                 int(kept.completed_age),
                 kept.failed_count,

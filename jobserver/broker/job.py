@@ -163,9 +163,17 @@ def traceback_text(entry: Mapping[bytes, bytes]) -> str | None:
     return zlib.decompress(base64.b64decode(encoded)).decode(errors="replace")
 
 
+def utf8(text: str) -> bytes:
+    """Return any text of a job's as UTF-8; what a strict encoder refuses is escaped.
+
+    An OSError over a file name that is no UTF-8 has such a text (PEP 383).
+    """
+    return text.encode(errors="backslashreplace")
+
+
 def packed_traceback(text: str) -> str:
     """Return a traceback as RQ's result stream holds it."""
-    return base64.b64encode(zlib.compress(text.encode())).decode()
+    return base64.b64encode(zlib.compress(utf8(text))).decode()
 
 
 def packed_value(value: bytes) -> str:
