@@ -1,0 +1,140 @@
+"""Progress: thinned to ten writes a second, never falling, the last word always written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobserver import JobCanceled, cancel_requested, current_run, errors, progress
+from jobserver.progress import INTERVAL, Reporter, Run, entered
+
+
+class Redis:
+    """Takes reports where the broker would; `answer` is what it says to them."""
+
+    def __init__(self, answer: str = "ok") -> None:
+        self.answer = answer
+        self.written: list[tuple[float, str]] = []
+        self.times: list[float] = []
+        self.changed = threading.Condition()
+
+    def __call__(self, percent: float, message: str) -> str:
+        with self.changed:
+            self.written.append((percent, message))
+            self.times.append(time.monotonic())
+            self.changed.notify_all()
+        if self.answer == "away":
+            raise errors.RedisUnavailable
+        return self.answer
+
+
+@pytest.fixture
+def redis() -> Redis:
+    return Redis()
+
+
+@pytest.fixture
+def in_a_run(redis: Redis) -> Iterator[Run]:
+    with entered(a_run(redis)) as _:
+        yield current_run()  # type: ignore[misc]
+
+
+def a_run(redis: Redis) -> Run:
+    return Run(id="a", run_id="r", type="a.b", attempt=1, attempts=3, reporter=Reporter(redis))
+
+
+def test_outside_a_run_progress_does_nothing() -> None:
+    progress(50)
+    assert current_run() is None
+    assert not cancel_requested()
+
+
+def test_the_first_word_is_written_at_once_and_the_last_at_the_end(redis: Redis) -> None:
+    with entered(a_run(redis)):
+        for done in range(1, 100):
+            progress(done, 100, message=f"step {done}")
+        assert redis.written == [(1, "step 1")]
+    assert redis.written == [(1, "step 1"), (99, "step 99")]
+    assert current_run() is None
+
+
+def test_what_was_held_back_is_written_while_the_job_says_nothing(redis: Redis) -> None:
+    with entered(a_run(redis)), redis.changed:
+        progress(10)
+        progress(20)
+        progress(30, message="three")
+        assert redis.changed.wait_for(lambda: len(redis.written) == 2, timeout=10)
+        assert redis.written == [(10, ""), (30, "three")]
+        assert redis.times[1] - redis.times[0] >= INTERVAL
+    assert len(redis.written) == 2
+
+
+def test_at_most_ten_writes_a_second_whatever_the_job_says(redis: Redis) -> None:
+    spoken, start = 0, time.monotonic()
+    with entered(a_run(redis)):
+        while time.monotonic() < start + 0.55:
+            spoken += 1
+            progress(spoken, 10**9, message=str(spoken))
+    assert spoken > 100
+    assert 2 <= len(redis.written) <= (redis.times[-1] - start) / INTERVAL + 2
+    assert redis.written[-1][1] == str(spoken)
+
+
+@given(st.lists(st.floats(), min_size=1, max_size=30))
+def test_progress_never_falls_and_stays_a_percentage(said: list[float]) -> None:
+    redis = Redis()
+    reporter = Reporter(redis)
+    for percent in said:
+        reporter.say(percent, "")
+        reporter.close()
+    values = [percent for percent, _ in redis.written]
+    assert values == sorted(values)
+    assert all(0 <= percent <= 100 for percent in values)
+    assert values[-1] == max(0, *(min(100, p) for p in said if p == p), 0)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "percent"),
+    [(30, None, 30), (3, 10, 30), (1, 3, 100 / 3), (0, 0, 100), (11, 10, 100), (-1, 10, 0)],
+)
+def test_done_of_total_is_a_percentage(
+    redis: Redis, done: float, total: float | None, percent: float
+) -> None:
+    with entered(a_run(redis)):
+        progress(done, total)
+    assert redis.written == [(percent, "")]
+
+
+@pytest.mark.parametrize(("answer", "why"), [("canceled", "canceled"), ("lost", "another worker")])
+def test_a_run_that_should_stop_is_told_by_its_report(redis: Redis, answer: str, why: str) -> None:
+    with entered(a_run(redis)):
+        progress(1)
+        assert not cancel_requested()
+        redis.answer = answer
+        with pytest.raises(JobCanceled, match=why), redis.changed:
+            while True:  # the second report waits its turn, and brings the answer
+                progress(2)
+                assert redis.changed.wait(timeout=10)
+        assert cancel_requested()
+
+
+def test_without_redis_a_job_goes_on(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    redis.answer = "away"
+    with entered(a_run(redis)):
+        progress(1)
+        redis.answer = "ok"
+    assert "progress not written" in caplog.text
+
+
+def test_a_run_of_another_thread_is_not_this_one(in_a_run: Run) -> None:
+    found: list[Run | None] = []
+    thread = threading.Thread(target=lambda: found.append(current_run()))
+    thread.start()
+    thread.join()
+    assert found == [None]
+    assert current_run() is in_a_run
