@@ -35,6 +35,7 @@ def server(
     with app.app_context():
         server: JobServer = app.extensions["jobserver"]
         yield server
+        server.broker.connection.close()
         server.db.engine.dispose()  # type: ignore[attr-defined]
 
 
