@@ -1,7 +1,10 @@
 """The application's database: SQLite by default, PostgreSQL in production."""
 
-from collections.abc import Iterator, Sequence
+import fcntl
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, cast
 
 from flask import Flask
@@ -12,6 +15,9 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 BUSY_TIMEOUT = 5_000
 """How long, in milliseconds, a SQLite statement waits for another writer."""
+
+LONGEST_REST = 0.2
+"""How long, in seconds, a job leaves SQLite alone at most after it has written a batch."""
 
 _WILL_WRITE = "jobs_will_write"
 
@@ -52,25 +58,54 @@ def writing() -> Iterator[Session]:
     """
     session = db.session()
     session.rollback()
-    session.connection(execution_options={_WILL_WRITE: True})
-    try:
-        yield session
-        session.commit()
-    except BaseException:
-        session.rollback()
-        raise
+    with _turn():
+        session.connection(execution_options={_WILL_WRITE: True})
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+
+
+@contextmanager
+def writing_in_background() -> Iterator[Session]:
+    """As `writing`, for a job that writes one batch after another: it leaves room for others.
+
+    SQLite has one writer at a time and no queue: whoever waits looks again after up to 100 ms, and
+    a few jobs that write without a rest would keep a web request waiting for seconds. So they take
+    turns by a lock of their own, and rest for as long as they wrote before they pass it on.
+    """
+    engine = db.engine
+    if engine.dialect.name != "sqlite":
+        with writing() as session:
+            yield session
+        return
+    # Closing the file, which the end of the process does too, gives the lock back.
+    with open(f"{engine.url.database}-background", "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        with writing() as session:
+            started = time.monotonic()
+            yield session
+        time.sleep(min(time.monotonic() - started, LONGEST_REST))
 
 
 def upsert(
-    model: type[Base], *, key: Sequence[str], keep: Sequence[str] = ()
+    model: type[Base], *, key: tuple[str, ...], keep: tuple[str, ...] = ()
 ) -> postgresql.Insert | sqlite.Insert:
     """Return an INSERT of `model` that updates the row which has the same `key` columns.
 
     Columns in `keep` stay as they are in that row. Execute it with a list of rows, each naming
     every column that has no default.
     """
+    return _upsert(model, key, keep, db.engine.dialect.name == "postgresql")
+
+
+@cache
+def _upsert(
+    model: type[Base], key: tuple[str, ...], keep: tuple[str, ...], is_postgresql: bool
+) -> postgresql.Insert | sqlite.Insert:
     table = cast(Table, model.__table__)
-    is_postgresql = db.engine.dialect.name == "postgresql"
     insert = postgresql.insert(table) if is_postgresql else sqlite.insert(table)
     fixed = {*key, *keep, *(column.key for column in table.primary_key)}
     changed = {
@@ -79,6 +114,22 @@ def upsert(
         if column.key not in fixed
     }
     return insert.on_conflict_do_update(index_elements=list(key), set_=changed)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Stand in line for SQLite's one writer.
+
+    Its own waiting looks again and again, with pauses of up to 100 ms: beside a few busy workers a
+    web request would not get through for seconds.
+    """
+    url = db.engine.url
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        yield
+        return
+    with open(f"{url.database}-turn", "w") as line:
+        fcntl.flock(line, fcntl.LOCK_EX)
+        yield
 
 
 def _tune_sqlite(engine: Engine) -> None:

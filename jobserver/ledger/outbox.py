@@ -136,28 +136,43 @@ class Outbox:
         if failed_at is not None and time.monotonic() - failed_at < RETRY_AFTER:
             return
         if isinstance(engine.pool, SingletonThreadPool):  # its database is the thread's own memory
-            self._push_committed(engine, requests)
+            self._push_committed(engine, requests, threading.Event())
             return
         # A thread, because the request must go on in time whatever blocks: pool, lock, network.
+        is_sent = threading.Event()
         thread = threading.Thread(
-            target=self._push_committed, args=(engine, requests), name="outbox", daemon=True
+            target=self._push_committed,
+            args=(engine, requests, is_sent),
+            name="outbox",
+            daemon=True,
         )
         try:
             thread.start()
         except RuntimeError as error:  # no more threads
             self._report(error)
             return
-        thread.join(PATIENCE)
+        is_sent.wait(PATIENCE)
 
-    def _push_committed(self, engine: Engine, requests: Sequence[EnqueueRequest]) -> None:
+    def _push_committed(
+        self, engine: Engine, requests: Sequence[EnqueueRequest], is_sent: threading.Event
+    ) -> None:
+        sent = []
         try:
             for batch in _batches(requests):
                 if there := _there(engine, batch):
-                    self._push(engine, there)
+                    self._send(there)
+                    sent.append(there)
+            self._failed_at = None
         except Exception as error:  # whatever it is: the commit stands, and the relay will push
             self._report(error)
-        else:
-            self._failed_at = None
+        finally:
+            is_sent.set()
+        # The caller goes on: the rows are deleted when the database has a turn for that.
+        try:
+            for batch in sent:
+                self._delete(engine, batch)
+        except Exception as error:  # the relay will push them in vain, and delete them
+            logger.info("outbox rows that were pushed stay for the relay: %s", error)
 
     def _push_each(self, engine: Engine, requests: Sequence[EnqueueRequest]) -> int:
         try:
@@ -173,7 +188,15 @@ class Outbox:
 
     def _push(self, engine: Engine, requests: Sequence[EnqueueRequest]) -> None:
         # Three steps, not one transaction: SQLite's one writer must not wait for Redis.
+        self._send(requests)
+        self._delete(engine, requests)
+
+    def _send(self, requests: Sequence[EnqueueRequest]) -> None:
         answers = self.broker.enqueue(requests, call_ttl=CALL_TTL)
+        for request, answer in zip(requests, answers, strict=True):
+            _report_conflict(request, answer)
+
+    def _delete(self, engine: Engine, requests: Sequence[EnqueueRequest]) -> None:
         ids = [request.call for request in requests]
         # Rows that the other pusher is deleting are skipped: ours must not wait for its delete.
         gone = select(outbox.c.position).where(outbox.c.id.in_(ids))
@@ -182,8 +205,6 @@ class Outbox:
                 delete(outbox).where(outbox.c.position.in_(gone.with_for_update(skip_locked=True)))
             )
         self.broker.forget_calls(ids)
-        for request, answer in zip(requests, answers, strict=True):
-            _report_conflict(request, answer)
 
     def _left(self, engine: Engine, *, after: int, settle: float) -> list[_Row]:
         now = datetime.now(UTC)
