@@ -6,5 +6,10 @@ from dotenv import load_dotenv
 load_dotenv(".env")
 
 from jobs.application import create_app  # noqa: E402
+from jobserver.errors import ConfigInvalid  # noqa: E402
 
-app = create_app()
+try:
+    app = create_app()
+except ConfigInvalid as error:
+    # One line, where gunicorn, `flask` and `rq` would print a traceback.
+    raise SystemExit(f"jobserver: {error}") from None

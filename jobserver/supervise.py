@@ -159,6 +159,8 @@ def take(step: list[str], *, environ: Mapping[str, str]) -> None:
     lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
     # A traceback ends with `module.Error: message`, SQLAlchemy's with a link after that.
     said = [line for line in lines if re.match(r"[A-Za-z_][\w.]*: ", line)] or lines
+    if said[-1].startswith("jobserver: "):  # wsgi.py's word on a bad setting
+        raise JobServerError(said[-1].removeprefix("jobserver: "))
     message = re.sub(r"^(jobserver\.errors\.\w+|Error): ", "", said[-1])
     raise JobServerError(f"`{shlex.join(step)}` failed: {message}")
 
