@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,13 @@ def postgresql(directory: Path) -> Iterator[str]:
         server.cleanup()
 
 
+def settle() -> None:
+    """Return when the pushes that commits of this process have started are done."""
+    for thread in threading.enumerate():
+        if thread.name == "outbox":
+            thread.join(30)
+
+
 def host_engine(url: str) -> Engine:
     """Return an engine as hosts have it: on SQLite with transactions that hold savepoints too.
 
@@ -52,6 +60,8 @@ def host_engine(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: object) -> None:
             connection.isolation_level = None
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
 
         @event.listens_for(engine, "begin")
         def on_begin(connection: Connection) -> None:

@@ -19,7 +19,7 @@ from jobserver.broker import Answer, Broker, EnqueueRequest, connect
 from jobserver.broker.job import envelope
 from jobserver.ids import new_id
 from jobserver.ledger import Outbox
-from tests.databases import host_engine, notes
+from tests.databases import host_engine, notes, settle
 
 
 class Dying(Broker):
@@ -66,6 +66,7 @@ def main(database: str, redis: str, point: str, count: int) -> None:
     with Session(host_engine(database)) as session:
         for number in range(count):
             if number == count - 1:
+                settle()
                 broker.point = point
             note = f"note-{name}-{number}"
             session.execute(insert(notes).values(text=note))
@@ -75,6 +76,7 @@ def main(database: str, redis: str, point: str, count: int) -> None:
             else:
                 session.commit()
             print(note, flush=True)
+        settle()
 
 
 if __name__ == "__main__":

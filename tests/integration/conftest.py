@@ -32,6 +32,7 @@ def engine(database: str) -> Iterator[Engine]:
     engine = databases.host_engine(database)
     databases.prepare(engine)
     yield engine
+    databases.settle()
     engine.dispose()
 
 
