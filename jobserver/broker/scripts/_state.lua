@@ -56,7 +56,7 @@ local function delay(id, origin, due)
   call('ZADD', RQ .. 'scheduled:' .. origin, due / 1000, id)
 end
 
--- Forget an ended job whole. Its call stays answered for ten minutes, as long as a caller may repeat it.
+-- Forget a job whole. Its call stays answered for ten minutes, as long as a caller may repeat it.
 local function purge(id, origin)
   local job = job_key(id)
   local seen = call('HMGET', job, 'call', 'run')
@@ -64,7 +64,19 @@ local function purge(id, origin)
     call('ZREM', RQ .. registry .. origin, id)
   end
   call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id)
-  if seen[1] then call('SET', OURS .. 'call:' .. seen[1], id .. ' ' .. (seen[2] or ''), 'EX', 600, 'NX') end
+  if seen[1] then call('SET', OURS .. 'call:' .. seen[1], id .. ' ' .. (seen[2] or '') .. ' new', 'EX', 600, 'NX') end
+end
+
+-- Forget a job that a registry of ended ones names. One that by now runs anew or lies elsewhere (stock tools leave
+-- such entries, and so does a hash that expired) loses only that entry. Returns its run, or nil.
+local function evict(registry, id, origin)
+  local f = call('HMGET', job_key(id), 'status', 'origin', 'run')
+  if f[1] and (ENDED[f[1]] ~= registry or f[2] ~= origin) then
+    call('ZREM', RQ .. registry .. ':' .. origin, id)
+    return nil
+  end
+  purge(id, origin)
+  return f[3]
 end
 
 -- Keep at most `keep` jobs of a queue in a registry, its three priorities taken as one; the oldest go.
@@ -72,19 +84,19 @@ local function trim(registry, origin, keep)
   local keys, total = {}, 0
   for i, name in ipairs(origins(base(origin))) do
     keys[i] = name
-    total = total + call('ZCARD', RQ .. registry .. name)
+    total = total + call('ZCARD', RQ .. registry .. ':' .. name)
   end
   local spare = 100 -- a sweep does the rest: one script must not hold the server for long
   while total > keep and spare > 0 do
     local oldest, of, score
     for _, name in ipairs(keys) do
-      local head = call('ZRANGE', RQ .. registry .. name, 0, 0, 'WITHSCORES')
+      local head = call('ZRANGE', RQ .. registry .. ':' .. name, 0, 0, 'WITHSCORES')
       if head[1] and (not score or tonumber(head[2]) < score) then
         oldest, of, score = head[1], name, tonumber(head[2])
       end
     end
     if not oldest then return end
-    purge(oldest, of)
+    evict(registry, oldest, of)
     total, spare = total - 1, spare - 1
   end
 end
@@ -111,16 +123,18 @@ end
 -- The end of a job that has left all lists and registries: its state, its registry, its retention.
 local function conclude(id, origin, status, keep, age)
   local job = job_key(id)
-  local registry = ENDED[status] .. ':'
+  local registry = ENDED[status]
   call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO)
   -- RQ scores canceled jobs by when that was, the others by when they expire.
-  call('ZADD', RQ .. registry .. origin, status == 'canceled' and NOW / 1000 or NOW / 1000 + age, id)
-  call('EXPIRE', job, age)
-  call('EXPIRE', RQ .. 'results:' .. id, age)
-  local rerun = call('HGET', job, 'rerun')
-  if rerun then
+  call('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and NOW / 1000 or NOW / 1000 + age, id)
+  -- The sweep ends the job at that age, with its registry and its event; this is for when none runs.
+  call('EXPIRE', job, age + 3600)
+  call('EXPIRE', RQ .. 'results:' .. id, age + 3600)
+  local f = call('HMGET', job, 'rerun', 'last')
+  if f[1] then
     purge(id, origin)
-    create(unpack(cjson.decode(rerun)))
+    create(unpack(cjson.decode(f[1])))
+    if f[2] then call('HSET', job, 'last', f[2]) end -- the end may be handed in once more
   else
     trim(registry, origin, keep)
   end
@@ -137,10 +151,12 @@ local function release(id, origin, exec, worker)
 end
 
 -- Clear away an execution whose job is no longer its own: deleted or moved by stock tools, or run by another by now.
-local function forsake(id, exec)
+local function forsake(id, exec, worker)
   local entry = id .. ':' .. exec
   local f = call('HMGET', RQ .. 'execution:' .. entry, 'origin', 'worker_name')
-  if f[1] then release(id, f[1], exec, f[2]) else call('ZREM', OURS .. 'leases', entry) end
+  if f[1] then release(id, f[1], exec, f[2]) end
+  call('ZREM', OURS .. 'leases', entry)
+  if worker then call('SREM', RQ .. 'worker:' .. worker .. ':executions', entry) end
 end
 
 -- One entry of the job's attempt history, in RQ's result format (rq/results.py); RQ's types: 1 successful, 2 failed.
