@@ -95,7 +95,7 @@ class Dispatcher:
             (Timer(PROMOTE), self._promote),
             (Timer(third), self._recover),
             (Timer(SWEEP, first=SWEEP), self._sweep),
-            (Timer(5.0), lambda: heartbeat(self)),
+            (Timer(1.0), lambda: heartbeat(self)),
         ]
 
     @property
@@ -170,7 +170,7 @@ class Dispatcher:
             call = self.broker.claim_call(
                 self.name,
                 request=self._request,
-                prefix=f"{self._token}{self._request}-",
+                token=self._token,
                 lease=self.config.lease_seconds,
                 processes=processes,
                 threads=threads,
