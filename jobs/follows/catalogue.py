@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from jobs.follows.lookup import find_shop
 from jobs.follows.shopify_csv import CatalogueProduct, RefusedRow, read_catalogue
-from jobs.records import Product, writing
+from jobs.records import Product, writing_in_background
 from jobs.records.batches import batched
 from jobs.records.catalogue import lock_shop, put_products
 
@@ -47,7 +47,7 @@ def import_catalogue(
     for batch in batched(read_catalogue(path, currency=currency), BATCH):
         refused = [row for row in batch if isinstance(row, RefusedRow)]
         products = [row for row in batch if isinstance(row, CatalogueProduct)]
-        with writing() as session:
+        with writing_in_background() as session:
             stored, held = _store(session, products, shop_id=shop_id, file=path.name)
         report += stored
         for row in [*refused, *held]:

@@ -18,7 +18,16 @@ from sqlalchemy.orm import Session, aliased
 
 from jobs.follows.errors import NothingToSync
 from jobs.follows.lookup import find_follow
-from jobs.records import Follow, FollowMode, Product, SyncedProduct, db, upsert, writing
+from jobs.records import (
+    Follow,
+    FollowMode,
+    Product,
+    SyncedProduct,
+    db,
+    upsert,
+    writing,
+    writing_in_background,
+)
 from jobs.records.batches import batched
 from jobs.records.catalogue import ProductContent, load_products, lock_shop, put_products
 from jobs.records.columns import utc_now
@@ -160,7 +169,7 @@ def _copy_batch(plan: _Plan, ids: Sequence[int]) -> SyncResult:
         elif copy.run_id == plan.run_id:
             again += 1
     if changed:
-        with writing() as transaction:
+        with writing_in_background() as transaction:
             _write(transaction, plan, changed)
     synced = len(changed) + again
     return SyncResult(synced=synced, skipped=len(wanted) - synced)
@@ -285,7 +294,7 @@ def _taken(session: Session, plan: _Plan, handles: Sequence[str]) -> set[str]:
 def _remember_error(plan: _Plan, product_id: int, error: Exception) -> SyncResult:
     cause = getattr(error, "orig", None) or error
     reason = f"{type(cause).__name__}: {cause}"[:LONGEST_REASON]
-    with writing() as session:
+    with writing_in_background() as session:
         handle = session.scalar(select(Product.handle).where(Product.id == product_id))
         session.execute(
             upsert(SyncedProduct, key=("follow_id", "source_handle"), keep=("product_id",)),
@@ -323,7 +332,7 @@ def _deactivate_gone(plan: _Plan) -> SyncResult:
     synced = sum(active is False and run_id == plan.run_id for _, run_id, _, active in gone)
     for batch in batched((row for row in gone if row.active is not False), LARGEST_BATCH):
         active = [(row_id, product_id) for row_id, _, product_id, is_active in batch if is_active]
-        with writing() as session:
+        with writing_in_background() as session:
             lock_shop(session, plan.follower_shop_id)
             session.execute(
                 update(Product)

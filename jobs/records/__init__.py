@@ -1,6 +1,6 @@
 """The SQL models that systems share, one file per noun, and the database they live in."""
 
-from jobs.records.database import Base, db, init_app, upsert, writing
+from jobs.records.database import Base, db, init_app, upsert, writing, writing_in_background
 from jobs.records.follow import Follow, FollowMode, FollowStatus
 from jobs.records.product import Product
 from jobs.records.shop import Plan, Shop
@@ -21,4 +21,5 @@ __all__ = [
     "init_app",
     "upsert",
     "writing",
+    "writing_in_background",
 ]

@@ -58,14 +58,13 @@ def writing() -> Iterator[Session]:
     """
     session = db.session()
     session.rollback()
-    with _turn():
-        session.connection(execution_options={_WILL_WRITE: True})
-        try:
-            yield session
-            session.commit()
-        except BaseException:
-            session.rollback()
-            raise
+    session.connection(execution_options={_WILL_WRITE: True})
+    try:
+        yield session
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
 
 
 @contextmanager
@@ -114,22 +113,6 @@ def _upsert(
         if column.key not in fixed
     }
     return insert.on_conflict_do_update(index_elements=list(key), set_=changed)
-
-
-@contextmanager
-def _turn() -> Iterator[None]:
-    """Stand in line for SQLite's one writer.
-
-    Its own waiting looks again and again, with pauses of up to 100 ms: beside a few busy workers a
-    web request would not get through for seconds.
-    """
-    url = db.engine.url
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        yield
-        return
-    with open(f"{url.database}-turn", "w") as line:
-        fcntl.flock(line, fcntl.LOCK_EX)
-        yield
 
 
 def _tune_sqlite(engine: Engine) -> None:
