@@ -79,7 +79,7 @@ def work(*queues: str, limit: int = 1000) -> list[Job]:
         call = server.broker.claim_call(
             worker,
             request=request,
-            prefix=f"{worker}-{request}-",
+            token=f"{worker}-",
             lease=server.config.lease_seconds,
             processes=1,
             threads=1,

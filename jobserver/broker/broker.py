@@ -223,18 +223,21 @@ class Broker:
         worker: str,
         *,
         request: int,
-        prefix: str,
+        token: str,
         lease: float,
         processes: int,
         threads: int,
         shares: Sequence[Share],
         known: Sequence[str],
     ) -> Call:
-        """Return the claim of `request`, the worker's own count; sent again it takes nothing more."""
+        """Return the claim of `request`, the worker's own count; sent again it takes nothing more.
+
+        `token` names this life of the worker: a worker's name may be used again.
+        """
         arguments: list[Argument] = [
             worker,
             request,
-            prefix,
+            token,
             int(lease * 1000),
             processes,
             threads,

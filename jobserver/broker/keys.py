@@ -14,8 +14,8 @@
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
 | jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
-| jobserver:call:<call> | string | `<id> <run>`: the first answer of an enqueue, for repeats |
-| jobserver:claim:<worker> | string | number of the worker's last claim |
+| jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue, for repeats |
+| jobserver:claim:<token> | string | number of the last claim in a worker's life |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
 

@@ -1,13 +1,13 @@
 -- Hand waiting jobs to a worker, each from its list to RQ's started registry with its lease, in one step.
--- ARGV: worker, request, exec_prefix, lease_ms, free process slots, free thread slots, queues, then per queue:
+-- ARGV: worker, request, token (of this life of the worker), lease_ms, free process slots, free thread slots, queues, then per queue:
 --       name, executor (1 process, 2 thread), quota, room (jobs this worker may take), global limit (0: none);
 --       then the executions that the worker knows it holds.
--- request grows by one with each new claim of a worker. A request that was answered before is a repeat: it takes
--- nothing, and hands out what the worker holds without knowing.
+-- request grows by one with each new claim of a worker's life. A request that was answered before is a repeat: it
+-- takes nothing, and hands out what the worker holds without knowing.
 -- Returns per job {id, exec, run, type, data, timeout, attempt, attempts, backoff, origin, started_at, canceled}.
-local worker, request, prefix, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local worker, request, token, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local free, queues, jobs, width = {tonumber(ARGV[5]), tonumber(ARGV[6])}, tonumber(ARGV[7]), {}, 5
-local executions, last = RQ .. 'worker:' .. worker .. ':executions', OURS .. 'claim:' .. worker
+local executions, last = RQ .. 'worker:' .. worker .. ':executions', OURS .. 'claim:' .. token
 local STARTED = string.format('%.3f', NOW / 1000)
 
 local function row(id, exec)
@@ -20,7 +20,8 @@ if request <= tonumber(call('GET', last) or -1) then
   for i = 8 + queues * width, #ARGV do known[ARGV[i]] = true end
   for _, entry in ipairs(call('SMEMBERS', executions)) do
     local id, exec = string.match(entry, '^([^:]*):(.*)$')
-    if not known[exec] and call('HGET', job_key(id), 'exec') == exec then jobs[#jobs + 1] = row(id, exec) end
+    local is_mine = string.sub(exec, 1, #token) == token -- not of a worker that had this name before
+    if is_mine and not known[exec] and call('HGET', job_key(id), 'exec') == exec then jobs[#jobs + 1] = row(id, exec) end
   end
   return jobs
 end
@@ -34,10 +35,12 @@ local function take(origin)
     local job = job_key(id)
     local f = call('HMGET', job, 'status', 'data', 'attempt', 'run')
     if f[1] == 'queued' and f[2] then
-      local exec, attempt = prefix .. #jobs, (tonumber(f[3]) or 0) + 1
+      local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[3]) or 0) + 1
       local entry = id .. ':' .. exec
       if attempt > 1 then call('HDEL', job, 'progress', 'message') end
-      call('HSET', job, 'status', 'started', 'started_at', ISO, 'started_ms', STARTED, 'worker_name', worker, 'exec', exec, 'attempt', attempt)
+      -- Stock tools move jobs between queues, and requeue them with the expiry they had.
+      call('PERSIST', job)
+      call('HSET', job, 'status', 'started', 'started_at', ISO, 'started_ms', STARTED, 'worker_name', worker, 'exec', exec, 'attempt', attempt, 'origin', origin)
       call('ZADD', RQ .. 'wip:' .. origin, FAR, entry)
       call('ZADD', OURS .. 'leases', NOW + lease, entry)
       call('HSET', RQ .. 'execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', STARTED, 'last_heartbeat', STARTED, 'worker_name', worker, 'origin', origin)
@@ -46,9 +49,9 @@ local function take(origin)
       event('claimed', id, f[4], 'queue', origin, 'attempt', attempt, 'worker', worker)
       return row(id, exec)
     elseif f[1] == 'queued' then -- no payload: nobody can run it, and it must not vanish
-      call('HSET', job, 'origin', origin)
+      call('HSET', job, 'origin', origin, 'error_type', 'Unreadable', 'error_message', 'the job has no data')
+      event('failed', id, f[4], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
       conclude(id, origin, 'failed', 1000, 604800)
-      event('failed', id, f[4], 'queue', origin, 'reason', 'unreadable', 'retry_at', '')
     end
   end
 end
