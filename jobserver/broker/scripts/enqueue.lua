@@ -3,8 +3,12 @@
 --       backoff, when_active. due: '' now, '+ms' from now, or Unix ms. call_ttl: seconds that a call stays
 --       answered whatever becomes of its job (0: as long as the job, and ten minutes).
 -- Returns per job {answer, run, rq status}: answer 'new', 'duplicate', 'rerun' (noted to follow) or 'conflict' (run: the
--- type that holds the id).
+-- type that holds the id, '' for a job of stock RQ's). A call that is repeated gets its first answer.
 local call_ttl, answers, width = tonumber(ARGV[1]), {}, 13
+
+local function remember(call_id, id, answer, ttl)
+  call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2] .. ' ' .. answer[1], 'EX', ttl)
+end
 
 for n = 0, tonumber(ARGV[2]) - 1 do
   local i = 2 + n * width
@@ -12,31 +16,39 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   local job = job_key(id)
   local held = call('HMGET', job, 'status', 'type', 'call', 'run', 'cancel', 'origin', 'data')
   local answer
-  if held[3] == call_id then
+  local seen = call('GET', OURS .. 'call:' .. call_id)
+  if seen then
+    local past, word = string.match(seen, '^%S+ (%S*) (%S+)$')
+    answer = {word, past, past == held[4] and held[1] or 'finished'}
+  elseif held[3] == call_id then
     answer = {'new', held[4], held[1]}
-  else
-    local seen = call('GET', OURS .. 'call:' .. call_id)
-    if seen then answer = {'new', string.match(seen, ' (.*)$'), held[1] or 'finished'} end
   end
-  if not answer and held[2] and held[2] ~= type then
-    answer = {'conflict', held[2], held[1]}
-  elseif not answer and held[1] and not ENDED[held[1]] then
+  local is_active = held[1] and not ENDED[held[1]]
+  if answer then
+    -- A repeat, whatever has become of the job since.
+  elseif held[1] and held[2] ~= type and (held[2] or is_active) then
+    answer = {'conflict', held[2] or '', held[1]}
+  elseif is_active then
     local differs = held[1] == 'started' or held[7] ~= ARGV[i + 6]
-    if (held[1] == 'started' and held[5]) or (when_active == 'rerun' and differs) then
-      local again = {}
-      for field = 1, 12 do again[field] = ARGV[i + field] end
-      call('HSET', job, 'rerun', cjson.encode(again))
-      answer = {'rerun', run, held[1]}
-    else
-      answer = {'duplicate', held[4] or '', held[1]}
+    local is_ending = held[1] == 'started' and held[5]
+    answer = {'duplicate', held[4], held[1]}
+    if is_ending or when_active == 'rerun' and differs then
+      local noted = call('HGET', job, 'rerun')
+      local again = {unpack(ARGV, i + 1, i + 12)}
+      -- One run follows, whoever asked: of several payloads the last is what must not be lost.
+      if noted then again[3] = cjson.decode(noted)[3] end
+      if string.sub(again[9], 1, 1) == '+' then again[9] = string.format('%.0f', NOW + tonumber(again[9])) end
+      if not noted or when_active == 'rerun' then call('HSET', job, 'rerun', cjson.encode(again)) end
+      answer = {noted and when_active ~= 'rerun' and 'duplicate' or 'rerun', again[3], held[1]}
     end
-    call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2], 'EX', 600)
-  elseif not answer then
-    if held[6] then purge(id, held[6]) end
+    remember(call_id, id, answer, 600)
+  else
+    -- Whatever is left of an earlier job of this id would be read as the new one's, and would expire it.
+    if held[1] or held[6] then purge(id, held[6] or origin) else call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id) end
     create(unpack(ARGV, i + 1, i + 12))
     answer = {'new', run, ARGV[i + 9] == '' and 'queued' or call('HGET', job, 'status')}
   end
-  if call_ttl > 0 then call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2], 'EX', call_ttl) end
+  if call_ttl > 0 and answer[1] ~= 'conflict' then remember(call_id, id, answer, call_ttl) end
   answers[#answers + 1] = answer
 end
 return answers
