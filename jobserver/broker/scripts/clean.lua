@@ -2,7 +2,7 @@
 -- Returns how many; fewer than limit means that none is left.
 local purged, limit = 0, tonumber(ARGV[3])
 
-local function text(ms) return iso(math.floor(ms / 1000), ms % 1000 * 1000) end
+local function text(ms) return iso(math.floor(ms / 1000), ms % 1000 * 1000 + 999) end
 
 -- RQ's text of a time, as ours, sorts like the time. RQ sets none when it gives a job of a dead worker up.
 local function ended_at(id)

@@ -13,7 +13,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'started_ms', 'cancel', 'last', 'status')
   if f[1] ~= exec or f[8] ~= 'started' then
     answers[n + 1] = f[7] == exec and 'recorded' or 'lost'
-    forsake(id, exec)
+    forsake(id, exec, worker)
   else
     local origin, run, attempt = f[2], f[3], tonumber(f[4])
     local started = f[5]

@@ -3,7 +3,7 @@
 local job = job_key(ARGV[1])
 local f = call('HMGET', job, 'exec', 'cancel', 'run', 'progress', 'origin')
 if f[1] ~= ARGV[2] then return 'lost' end
-local percent = math.max(tonumber(ARGV[3]), tonumber(f[4]) or 0)
+local percent = f[4] and tonumber(f[4]) > tonumber(ARGV[3]) and f[4] or ARGV[3]
 call('HSET', job, 'progress', percent, 'message', ARGV[4])
 event('progress', ARGV[1], f[3], 'queue', f[5], 'percent', percent, 'message', ARGV[4])
 return f[2] and 'canceled' or 'ok'

@@ -26,7 +26,7 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     local kept = keep[base(origin)] or {1000, 604800}
     local outcome = f[7] and 'canceled' or attempt < attempts and 'queued' or 'failed'
     release(id, origin, exec, worker)
-    call('HSET', job, 'last', exec, 'error_type', 'WorkerLost', 'error_message', 'worker lost')
+    call('HSET', job, 'error_type', 'WorkerLost', 'error_message', 'worker lost')
     event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost')
     record(id, 2, worker, 'exc_string', ARGV[4], exec, f[9])
     if outcome == 'queued' then
