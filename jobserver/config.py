@@ -184,7 +184,7 @@ class Config:
     drain_seconds: float = setting(
         "DRAIN_SECONDS",
         kind=number(0),
-        help="Time a stopping worker gives running jobs (`make run`: at most 10).",
+        help="Time a stopping worker gives running jobs (`make run`: at most 6).",
         default=25.0,
         shown="25",
     )

@@ -28,7 +28,7 @@ from jobserver.config import Config, redis_url_in
 from jobserver.embedded import LOOPBACK, OLDEST, is_free
 from jobserver.errors import ConfigInvalid, JobServerError
 
-DRAIN = 8.0  # seconds: all programs together have 15 to stop
+DRAIN = 6.0  # seconds: all programs together have 15 to stop
 
 
 def main() -> NoReturn:

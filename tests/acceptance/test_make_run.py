@@ -268,9 +268,7 @@ def test_an_unreachable_server_is_one_line(system: System) -> None:
 )
 def test_a_bad_variable_is_one_line(system: System, variable: str, value: str) -> None:
     line = system.refusal(**{variable: value})
-    assert re.match(
-        rf"jobserver: (`.*` failed: )?{variable}: '{value}' is not accepted; use a", line
-    )
+    assert line.startswith(f"jobserver: {variable}: '{value}' is not accepted; use a")
 
 
 def test_a_bad_line_in_the_env_file_is_one_line_too(system: System) -> None:
