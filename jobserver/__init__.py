@@ -5,6 +5,7 @@ from typing import Any
 
 from jobserver import current, errors
 from jobserver.app import JobServer
+from jobserver.auth import Principal
 from jobserver.broker import Job
 from jobserver.config import Config
 from jobserver.job_type import JobType, job
@@ -23,6 +24,7 @@ __all__ = [
     "JobServer",
     "JobType",
     "Policy",
+    "Principal",
     "Queue",
     "RateLimited",
     "Retention",

@@ -1,4 +1,4 @@
-"""A job type: one decorated function, and all that is declared about it. Declaring has no effect elsewhere."""
+"""A job type: one decorated function and what is declared of it; declaring does nothing else."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class Discard(Outcome):
 
 
 class Snooze(Outcome):
-    """The job comes back in `seconds`; no attempt is spent. Raises ValueError for no finite number."""
+    """The job comes back in `seconds`, a finite number (else ValueError); no attempt is spent."""
 
     def __init__(self, seconds: float) -> None:
         if not math.isfinite(seconds):

@@ -45,7 +45,7 @@ class Reporter:
         self._stopped_by: str | None = None
 
     def say(self, percent: float, message: str) -> None:
-        """Report a percentage; raises JobCanceled when the run was canceled or is no longer ours."""
+        """Report a percentage; raises JobCanceled when the run was canceled or is not ours now."""
         with self._lock:
             if percent > self._percent:  # not so for nan either
                 self._percent = min(100.0, percent)

@@ -71,7 +71,7 @@ class Server:
         job_type: str | JobType,
         payload: Mapping[str, object] | None = None,
         *,
-        session: Session | scoped_session[Session] | None = None,
+        session: Session | scoped_session[Any] | None = None,
         delay: float | None = None,
         at: datetime | None = None,
         priority: Priority | int = "normal",
@@ -110,7 +110,7 @@ class Server:
         job_type: str | JobType,
         payloads: Sequence[Mapping[str, object]],
         *,
-        session: Session | scoped_session[Session] | None = None,
+        session: Session | scoped_session[Any] | None = None,
         delay: float | None = None,
         at: datetime | None = None,
         priority: Priority | int = "normal",
@@ -121,7 +121,7 @@ class Server:
         owner: str | None = None,
         calls: Sequence[str] | None = None,
     ) -> list[Job]:
-        """Create a job per payload, as `enqueue` does; all payloads are checked before any is written."""
+        """Create a job per payload, as `enqueue` does; all are checked before any is written."""
         kind = self.registry.job_type(job_type)
         overrides = self.config.queue_overrides.get(kind.queue.name, {})
         shared: dict[str, Any] = {
@@ -155,7 +155,9 @@ class Server:
             )
         if session is not None:
             self.outbox.store(session, requests)
-            return [_job(request, payload) for request, payload in zip(requests, payloads, strict=True)]
+            return [
+                _job(request, payload) for request, payload in zip(requests, payloads, strict=True)
+            ]
         answers = self.broker.enqueue(requests)
         for request, answer in zip(requests, answers, strict=True):
             if answer.word == "conflict":
@@ -172,7 +174,10 @@ class Server:
         return self.broker.fetch(job_id)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job: a waiting one never runs, a running one is told. Raises WrongState, JobNotFound."""
+        """Cancel a job: a waiting one never runs, a running one is told.
+
+        Raises WrongState for an ended one, JobNotFound.
+        """
         job = self.fetch(job_id)
         self.broker.cancel(job_id, retention=self._retention(job.queue))
         return self.fetch(job_id)
@@ -186,7 +191,9 @@ class Server:
             raise JobNotFound(f"No job with id {job_id!r} is known")
         if word != "retried":
             status = STATUSES.get(word, "waiting")
-            raise WrongState(f"Job {job_id!r} is {status}; only failed or canceled ones are retried")
+            raise WrongState(
+                f"Job {job_id!r} is {status}; only failed or canceled ones are retried"
+            )
         return self.fetch(job_id)
 
     def pause(self, queue: str, *, until: float = 0, reason: str = "") -> bool:
@@ -202,7 +209,10 @@ class Server:
         return self.broker.listed(self.registry.queue(queue), "failed", start=start, end=end)
 
     def clean(self, queue: str, *, older_than: float, states: Sequence[str]) -> int:
-        """Purge jobs of a queue that ended `older_than` seconds ago; states: completed, failed, canceled."""
+        """Purge the jobs of a queue that ended `older_than` seconds ago; return how many.
+
+        `states` are of completed, failed, canceled.
+        """
         names = {"completed": "finished", "failed": "failed", "canceled": "canceled"}
         unknown = [state for state in states if state not in names]
         if unknown:

@@ -1,4 +1,4 @@
-"""Job types for the engine's tests; each run writes a line to the journal, which nothing else touches."""
+"""Job types for the engine's tests; runs write to a journal that nothing else touches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dispatcher: one thread that claims jobs, hands in their ends and keeps the leases; it runs no job itself."""
+"""The dispatcher: one thread that claims jobs, hands in their ends and keeps the leases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import select
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from jobserver.broker import Broker, Claim, Ending, Share
@@ -106,10 +107,8 @@ class Dispatcher:
     def wake(self) -> None:
         """End the waiting; safe from any thread."""
         if self._sleeps:
-            try:
+            with suppress(BlockingIOError):  # then enough is in the pipe to wake it
                 os.write(self._writable, b"w")
-            except BlockingIOError:
-                pass  # enough is in the pipe to wake it
 
     def stop(self, *, within: float) -> None:
         """Claim nothing more; what still runs after `within` seconds is put back."""
@@ -126,26 +125,28 @@ class Dispatcher:
             if now >= self._retry_at:
                 self._do_chores(now)
             self._collect()
-            claimed_all = max_jobs is not None and self._claimed >= max_jobs
-            claims = self._stop_at is None and not claimed_all
-            self._wants_work = self._wants_work and claims
-            if self._pending or (claims and self._wants_work and self._free()):
-                self._exchange(
-                    claims=claims, at_most=None if max_jobs is None else max_jobs - self._claimed
-                )
+            most = self._most(max_jobs)
+            self._wants_work = self._wants_work and most > 0
+            if self._pending or (self._wants_work and self._free()):
+                self._exchange(most=most)
             if self.held or self._pending:
                 idle_since = now
                 if self._stop_at is not None and now >= self._stop_at:
                     self._put_back()
-            elif not claims or (burst and not self._wants_work and not self._is_repeat):
-                return self.tally.total()
-            elif max_idle is not None and now - idle_since >= max_idle:
-                return self.tally.total()
+            else:
+                is_dry = burst and not self._wants_work and not self._is_repeat
+                is_bored = max_idle is not None and now - idle_since >= max_idle
+                if most == 0 or is_dry or is_bored:
+                    return self.tally.total()
             self._wait()
 
-    @property
-    def _claimed(self) -> int:
-        return self.tally.total() + len(self.held)
+    def _most(self, max_jobs: int | None) -> int:
+        """Return how many jobs may still be claimed."""
+        if self._stop_at is not None:
+            return 0
+        if max_jobs is None:
+            return self.threads.slots + self.processes.slots
+        return max(0, max_jobs - self.tally.total() - len(self.held))
 
     def _free(self) -> int:
         return self.threads.free + self.processes.free
@@ -157,16 +158,14 @@ class Dispatcher:
         self.processes.overdue()
         self._overdue_threads()
 
-    def _exchange(self, *, claims: bool, at_most: int | None) -> None:
+    def _exchange(self, *, most: int) -> None:
         if time.monotonic() < self._retry_at:
             return
         batch = [self._pending[i] for i in range(min(BATCH, len(self._pending)))]
-        processes, threads = self.processes.free, self.threads.free
-        if at_most is not None:
-            processes = min(processes, at_most)
-            threads = min(threads, at_most - processes)
+        processes = min(self.processes.free, most)
+        threads = min(self.threads.free, most - processes)
         call = None
-        if claims and (processes or threads or self._is_repeat):
+        if processes or threads or (most and self._is_repeat):
             call = self.broker.claim_call(
                 self.name,
                 request=self._request,

@@ -30,7 +30,7 @@ logger = logging.getLogger("jobserver.worker")
 
 @dataclass(slots=True)
 class Child:
-    """A child as the worker sees it; `claim` is what it runs, `pid` is 0 until it has said hello."""
+    """A child as the worker sees it: `claim` is what it runs, `pid` 0 until it has said hello."""
 
     pipe: Connection
     pid: int = 0

@@ -1,4 +1,4 @@
-"""The template process: forked from the worker before its first thread, it forks the children that run jobs.
+"""The template process: forked before the worker has threads, it forks the children that run jobs.
 
 A child forked from a threaded process can hang for ever on a lock that another thread held. This
 process has one thread, loads the app before and does nothing but fork and reap.
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
@@ -103,7 +104,8 @@ def _serve(control: socket.socket, work: Callable[[Connection], None]) -> None:
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while os.getppid() == parent:
-        ready, _, _ = select.select([control, readable], [], [], 5)
+        sources: list[Any] = [control, readable]
+        ready, _, _ = select.select(sources, [], [], 5)
         if readable in ready:
             os.read(readable, 4096)
             _reap(control)

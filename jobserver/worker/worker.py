@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import time
@@ -82,7 +81,10 @@ class Worker(BaseWorker):
         with_scheduler: bool = False,
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
-        """Work until told to stop; return whether any job ended. Due jobs need no `with_scheduler`."""
+        """Work until told to stop; return whether any job ended.
+
+        Delayed jobs come due without `with_scheduler`.
+        """
         level = logging_level or self.server.config.log_level
         logging.basicConfig(level=level, format=log_format, datefmt=date_format, stream=sys.stderr)
         logging.getLogger("jobserver").setLevel(level)
@@ -112,7 +114,7 @@ class Worker(BaseWorker):
         self._listen(dispatcher)
         processes.warm(config.worker_processes)
         with available():
-            self.register_birth()
+            self.register_birth()  # type: ignore[no-untyped-call]  # RQ types it not
         logger.info("Queue Worker is now running: %s on %s", self.name, ", ".join(self._names()))
         try:
             done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
@@ -158,13 +160,15 @@ class Worker(BaseWorker):
         if time.monotonic() - self._last_statistics >= STATISTICS:
             self._last_statistics = time.monotonic()
             logger.info(
-                "Worker statistics: %d completed, %d failed, %d running", *now[:2], len(dispatcher.held)
+                "Worker statistics: %d completed, %d failed, %d running",
+                *now[:2],
+                len(dispatcher.held),
             )
 
     def _leave(self) -> None:
         try:
             with available():
-                self.register_death()
+                self.register_death()  # type: ignore[no-untyped-call]  # RQ types it not
         except JobServerError as error:
             logger.warning("not signed off: %s", error)
 

@@ -61,7 +61,7 @@ def test_jobs_of_a_killed_worker_run_once_more(
     children = psutil.Process(doomed.pid).children(recursive=True)
     doomed.send_signal(signal.SIGKILL)
     killed_at = time.monotonic()
-    running = {job.id for job in map(server.fetch, (job.id for job in jobs)) if job.status == "active"}
+    running = {job.id for job in jobs if server.fetch(job.id).status == "active"}
     psutil.wait_procs(children, timeout=5)
     assert not [child for child in children if child.is_running()], "children die with the worker"
     start_worker(WORKER_PROCESSES="2")
