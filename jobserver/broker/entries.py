@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import orjson
 
@@ -31,7 +33,9 @@ class Entry:
     def after(self, moment: float) -> float:
         """Return the first Unix time on the entry's grid that is later than `moment`."""
         step = round(self.seconds * 1000)
-        return (int(moment * 1000) // step + 1) * step / 1000
+        # A time on the grid may lie a hair below it as a float; it must not follow itself.
+        milliseconds = math.floor(moment * 1000 + 0.01)
+        return (milliseconds // step + 1) * step / 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +72,8 @@ class Entries:
         with available():
             seconds, micros = connection.time()
             now = seconds + micros / 1_000_000
-            known = {name.decode() for name in connection.hkeys(ENTRIES)}
+            names = cast("list[bytes]", connection.hkeys(ENTRIES))
+            known = {name.decode() for name in names}
             pipe = connection.pipeline(transaction=True)
             for entry in entries:
                 pipe.hset(ENTRIES, entry.id, orjson.dumps(entry))
@@ -137,4 +142,4 @@ class Entries:
         """Return the schedulers by name with the Unix time of their last beat (server's clock)."""
         with available():
             beats = self._broker.connection.zrange(SCHEDULERS, 0, -1, withscores=True)
-        return {name.decode(): beat for name, beat in beats}
+        return {name.decode(): beat for name, beat in cast("list[tuple[bytes, float]]", beats)}
