@@ -66,7 +66,12 @@ local paused = {}
 local marks = call('HGETALL', OURS .. 'paused')
 for i = 1, #marks, 2 do
   local till = tonumber(string.match(marks[i + 1], '^%d+'))
-  if till == 0 or till > NOW then paused[marks[i]] = true else call('HDEL', OURS .. 'paused', marks[i]) end
+  if till == 0 or till > NOW then
+    paused[marks[i]] = true
+  else
+    call('HDEL', OURS .. 'paused', marks[i])
+    event('resumed', '', '', 'queue', marks[i], 'reason', 'its time was up')
+  end
 end
 
 local room, dry = {}, {}
