@@ -67,7 +67,8 @@ def client(app: Flask) -> FlaskClient:
 def work(*queues: str, limit: int = 1000) -> list[Job]:
     """Run what waits now, here, one job after the other; return the jobs as they then stand.
 
-    Delayed jobs that are due run too; retries whose wait is not over stay.
+    Delayed jobs that are due run too; retries whose wait is not over stay. Jobs that their queue's
+    retention has let go are left out.
     """
     server = current.server()
     named = [server.registry.queue(name) for name in queues]
@@ -88,7 +89,8 @@ def work(*queues: str, limit: int = 1000) -> list[Job]:
         )
         _, claims = server.broker.exchange(worker, endings=(), claim=call)
         if not claims:
-            return [server.fetch(job_id) for job_id in dict.fromkeys(ran)]
+            found = server.broker.fetch_many(list(dict.fromkeys(ran)))
+            return [job for job in found if job is not None]
         for claim in claims:
             ending = perform_claim(server, claim)
             queue = server.registry.queue(queue_of(claim.origin)[0])
