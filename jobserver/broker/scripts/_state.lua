@@ -125,8 +125,9 @@ local function conclude(id, origin, status, keep, age)
   local job = job_key(id)
   local registry = ENDED[status]
   call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO)
+  local at = tonumber(TIME[1]) + tonumber(TIME[2]) / 1000000 -- of two in one ms, too, the older is known
   -- RQ scores canceled jobs by when that was, the others by when they expire.
-  call('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and NOW / 1000 or NOW / 1000 + age, id)
+  call('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and at or at + age, id)
   -- The sweep ends the job at that age, with its registry and its event; this is for when none runs.
   call('EXPIRE', job, age + 3600)
   call('EXPIRE', RQ .. 'results:' .. id, age + 3600)
