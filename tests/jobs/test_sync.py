@@ -357,7 +357,7 @@ def test_killed_at_any_point_and_run_again_it_ends_as_one_run() -> None:
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(kills=st.lists(st.integers(1, 30), max_size=4))
 def test_killed_several_times_it_still_ends_as_one_run(kills: list[int]) -> None:
