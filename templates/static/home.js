@@ -144,7 +144,8 @@ function showProblem(error) {
   for (const { pointer, detail } of error.errors || []) {
     const name = pointer.replace("#/", "");
     if (fieldNames.includes(name)) {
-      markField(name, detail);
+      const text = detail.replace(`${name}: `, ""); // the field stands above it
+      markField(name, text.charAt(0).toUpperCase() + text.slice(1));
     } else {
       unplaced.push(detail);
     }
