@@ -1,7 +1,6 @@
 """The application's database: SQLite by default, PostgreSQL in production."""
 
 import fcntl
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,9 +14,6 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 BUSY_TIMEOUT = 5_000
 """How long, in milliseconds, a SQLite statement waits for another writer."""
-
-LONGEST_REST = 0.2
-"""How long, in seconds, a job leaves SQLite alone at most after it has written a batch."""
 
 _WILL_WRITE = "jobs_will_write"
 
@@ -58,35 +54,42 @@ def writing() -> Iterator[Session]:
     """
     session = db.session()
     session.rollback()
-    session.connection(execution_options={_WILL_WRITE: True})
-    try:
-        yield session
-        session.commit()
-    except BaseException:
-        session.rollback()
-        raise
+    with _turn("turn"):
+        session.connection(execution_options={_WILL_WRITE: True})
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
 
 
 @contextmanager
 def writing_in_background() -> Iterator[Session]:
-    """As `writing`, for a job that writes one batch after another: it leaves room for others.
+    """As `writing`, for a job that writes one batch after another.
 
-    SQLite has one writer at a time and no queue: whoever waits looks again after up to 100 ms, and
-    a few jobs that write without a rest would keep a web request waiting for seconds. So they take
-    turns by a lock of their own, and rest for as long as they wrote before they pass it on.
+    Such jobs stand in a line of their own for a place in the other, so that a web request has at
+    most one batch before it, however many jobs run.
     """
-    engine = db.engine
-    if engine.dialect.name != "sqlite":
-        with writing() as session:
-            yield session
+    with _turn("background"), writing() as session:
+        yield session
+
+
+@contextmanager
+def _turn(line: str) -> Iterator[None]:
+    """Stand in line for SQLite's one writer.
+
+    Its own waiting keeps no queue: it looks again with pauses of up to 100 ms, and beside a few
+    busy workers a web request would not get through for seconds.
+    """
+    url = db.engine.url
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        yield
         return
     # Closing the file, which the end of the process does too, gives the lock back.
-    with open(f"{engine.url.database}-background", "w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        with writing() as session:
-            started = time.monotonic()
-            yield session
-        time.sleep(min(time.monotonic() - started, LONGEST_REST))
+    with open(f"{url.database}-{line}", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def upsert(
