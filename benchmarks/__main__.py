@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.measure import Report
 
-NAMES = ("enqueue", "drain")
+NAMES = ("enqueue", "imports", "follows", "drain")
 
 report = Report()
 for name in sys.argv[1:] or NAMES:

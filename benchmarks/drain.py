@@ -1,4 +1,4 @@
-"""How fast workers drain their queues: ours with events and a log line per job, against stock RQ."""
+"""How fast workers drain queues: ours with events and a log line per job, against stock RQ."""
 
 from __future__ import annotations
 
