@@ -23,7 +23,7 @@ def server() -> Server:
     try:
         return cast("Server", app.extensions[EXTENSION])
     except KeyError:
-        raise ConfigInvalid(f"The app {app.import_name!r} has no JobServer: JobServer(app)") from None
+        raise ConfigInvalid(f"App {app.import_name!r} has no JobServer: JobServer(app)") from None
 
 
 def application() -> Flask:

@@ -1,4 +1,4 @@
-"""Every error of the engine: one sentence that says what happened, and the HTTP status it becomes."""
+"""Every error of the engine: one sentence that says what happened, and its HTTP status."""
 
 from __future__ import annotations
 

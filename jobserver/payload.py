@@ -58,7 +58,7 @@ def decode(
     try:
         loaded = instance.load(payload)
     except ValidationError as error:
-        raise PayloadInvalid(errors=field_errors(error.normalized_messages())) from error
+        raise PayloadInvalid(errors=field_errors(error.messages)) from error
     return dict(loaded)
 
 

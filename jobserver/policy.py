@@ -1,4 +1,4 @@
-"""How jobs are to be treated: queues, attempts, waits between them, how long ended ones are kept."""
+"""How jobs are treated: queues, attempts, waits between them, how long ended ones are kept."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ class Backoff:
         return seconds * (1 - self.jitter) + seconds * self.jitter * draw()
 
 
-def exponential(
-    delay: float, *, factor: float = 2, cap: float = DAY, jitter: float = 0
-) -> Backoff:
+def exponential(delay: float, *, factor: float = 2, cap: float = DAY, jitter: float = 0) -> Backoff:
     """Wait `delay` seconds, then `factor` times longer after each further failure."""
     return Backoff(delay=delay, factor=factor, cap=cap, jitter=jitter)
 

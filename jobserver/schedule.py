@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,8 @@ class Every:
     """Enqueue `job` each `seconds`, on a grid that starts at the Unix epoch.
 
     `id` names the entry for good: a tick's job id is `<id>-<epoch>`. `setting` names a field of the
-    configuration that overrides `seconds` where it is set.
+    configuration that replaces `seconds`; a name that ends in `_minutes`, `_hours` or `_days` is
+    taken in that unit.
     """
 
     id: str
@@ -26,3 +28,7 @@ class Every:
     def __post_init__(self) -> None:
         if self.seconds < 1:
             raise DeclarationInvalid(f"seconds={self.seconds!r} is not accepted: use ≥ 1")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", self.id):
+            raise DeclarationInvalid(
+                f"id={self.id!r} is not accepted: use letters, digits, _ and -, 100 at most"
+            )

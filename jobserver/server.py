@@ -123,36 +123,25 @@ class Server:
     ) -> list[Job]:
         """Create a job per payload, as `enqueue` does; all are checked before any is written."""
         kind = self.registry.job_type(job_type)
-        overrides = self.config.queue_overrides.get(kind.queue.name, {})
-        shared: dict[str, Any] = {
-            "type": kind.name,
-            "origin": kind.queue.origin(_priority(priority)),
-            "timeout": _count("timeout", timeout, overrides.get("timeout", kind.policy.timeout)),
-            "attempts": _count(
-                "attempts", attempts, overrides.get("attempts", kind.policy.attempts)
-            ),
-            "due": _due(delay, at, from_now=session is None),
-            "owner": owner or "",
-            "backoff": dumps(asdict(backoff)).decode() if backoff else "",
-            "when_active": kind.policy.when_active,
-        }
-        requests = []
-        for number, values in enumerate(payloads):
-            encoded, own_key = kind.prepare(values)
-            key = keys[number] if keys else own_key
-            call = calls[number] if calls else new_id()
-            # A call that is repeated must meet its own job again.
-            identity = job_id(key or call)
-            requests.append(
-                EnqueueRequest(
-                    id=identity,
-                    call=call,
-                    run=new_id(),
-                    data=envelope(FUNCTION, kind.name, encoded),
-                    key=key if key and key != identity else "",
-                    **shared,
-                )
+        settings = self.settings(
+            kind,
+            due=_due(delay, at, from_now=session is None),
+            priority=priority,
+            attempts=attempts,
+            backoff=backoff,
+            timeout=timeout,
+            owner=owner,
+        )
+        requests = [
+            self.request(
+                kind,
+                values,
+                key=keys[number] if keys else None,
+                call=calls[number] if calls else None,
+                settings=settings,
             )
+            for number, values in enumerate(payloads)
+        ]
         if session is not None:
             self.outbox.store(session, requests)
             return [
@@ -168,6 +157,56 @@ class Server:
             _job(request, values, answer)
             for request, values, answer in zip(requests, payloads, answers, strict=True)
         ]
+
+    def settings(
+        self,
+        kind: JobType,
+        *,
+        due: str = "",
+        priority: Priority | int = "normal",
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: int | None = None,
+        owner: str | None = None,
+    ) -> dict[str, Any]:
+        """Return what the requests of one enqueue share: options, else environment, else policy."""
+        overrides = self.config.queue_overrides.get(kind.queue.name, {})
+        return {
+            "type": kind.name,
+            "origin": kind.queue.origin(_priority(priority)),
+            "timeout": _count("timeout", timeout, overrides.get("timeout", kind.policy.timeout)),
+            "attempts": _count(
+                "attempts", attempts, overrides.get("attempts", kind.policy.attempts)
+            ),
+            "due": due,
+            "owner": owner or "",
+            "backoff": dumps(asdict(backoff)).decode() if backoff else "",
+            "when_active": kind.policy.when_active,
+        }
+
+    @staticmethod
+    def request(
+        kind: JobType,
+        values: Mapping[str, object],
+        *,
+        key: str | None = None,
+        call: str | None = None,
+        settings: Mapping[str, Any],
+    ) -> EnqueueRequest:
+        """Return the request for one job; raises PayloadInvalid, PayloadTooLarge."""
+        encoded, own_key = kind.prepare(values)
+        key = key or own_key
+        call = call or new_id()
+        # A call that is repeated must meet its own job again.
+        identity = job_id(key or call)
+        return EnqueueRequest(
+            id=identity,
+            call=call,
+            run=new_id(),
+            data=envelope(FUNCTION, kind.name, encoded),
+            key=key if key and key != identity else "",
+            **settings,
+        )
 
     def fetch(self, job_id: str) -> Job:
         """Return a job as it stands; raises JobNotFound."""

@@ -1,4 +1,4 @@
-"""A test kit: `pytest_plugins = ["jobserver.testing"]` brings a Valkey of its own, the app and a client.
+"""A test kit: `pytest_plugins = ["jobserver.testing"]` brings a Valkey, the app and a client.
 
 Fixtures: `valkey` (its URL, one server per session), `app` (what JOBSERVER_APP names, on an empty
 server; override it for an app of your own), `client`. Functions: `work`, `perform`,
@@ -74,7 +74,8 @@ def work(*queues: str, limit: int = 1000) -> list[Job]:
     named = [server.registry.queue(name) for name in queues]
     served = named or list(server.registry.queues.values())
     shares = [Share(queue=queue, quota=1, room=1) for queue in served]
-    worker, ran = f"test-{new_id()}", []
+    worker = f"test-{new_id()}"
+    ran: list[str] = []
     for request in range(limit):
         server.broker.promote(served)
         call = server.broker.claim_call(

@@ -1,20 +1,21 @@
-"""The broker: each change of a job's state is one call of one script, and each reading one round trip."""
+"""The broker: each change of a state is one call of one script, each reading one round trip."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobserver.broker import keys
 from jobserver.broker import job as jobs
+from jobserver.broker import keys
 from jobserver.broker.job import Job
 from jobserver.broker.request import Answer, EnqueueRequest
 from jobserver.broker.scripts import Argument, Call, Scripts
@@ -61,7 +62,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """How a run ended. `value` is the packed result or traceback, `delay` seconds until it returns."""
+    """How a run ended: `value` is the packed result or traceback, `delay` seconds to its return."""
 
     claim: Claim
     word: OutcomeWord
@@ -89,9 +90,7 @@ class Broker:
         max_events = max(1000, events_max_mib * 1024 * 1024 // EVENT_BYTES)
         self._scripts = Scripts(connection, max_events=max_events)
 
-    def enqueue(
-        self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0
-    ) -> list[Answer]:
+    def enqueue(self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0) -> list[Answer]:
         """Create the jobs whose ids are free; one round trip per 250, each of them atomic.
 
         Safe to repeat: a call gets its first answer again, for ten minutes at least, for `call_ttl`
@@ -163,7 +162,7 @@ class Broker:
         }
 
     def listed(self, queue: Queue, state: str, *, start: int = 0, end: int = 99) -> list[Job]:
-        """Return a queue's jobs in a registry (finished, failed, canceled, scheduled), newest first.
+        """Return a queue's finished, failed, canceled or scheduled jobs, newest first.
 
         `start` and `end` are inclusive ranks, as Bull's are.
         """
@@ -282,7 +281,7 @@ class Broker:
         ]
 
     def reconcile(self, queues: Sequence[Queue], *, depth: int = 50) -> int:
-        """Add to the events what stock RQ tools did to ended jobs; return how many ends that were."""
+        """Tell the events what stock RQ tools did to ended jobs; return how many ends that were."""
         told: int = self._idempotent(
             "reconcile", depth, *(origin for queue in queues for origin in queue.origins)
         )
@@ -310,7 +309,7 @@ class Broker:
         return [word.decode() for word in self._idempotent("retry", attempts, *ids)]
 
     def pause(self, queue: Queue, *, until: float = 0, reason: str = "") -> bool:
-        """Let nothing of a queue start, until a Unix time or for ever; return whether it was new."""
+        """Let nothing of a queue start, until a Unix time or for ever; return whether it is new."""
         mark = jobs.utf8(f"{int(until * 1000)} {reason}")
         return bool(self._idempotent("pause", queue.name, mark))
 
@@ -321,7 +320,7 @@ class Broker:
     def paused(self) -> dict[str, tuple[float, str]]:
         """Return the paused queues with until when (Unix s, 0: for ever) and why."""
         with available():
-            marks = self.connection.hgetall(keys.PAUSED)
+            marks = cast("dict[bytes, bytes]", self.connection.hgetall(keys.PAUSED))
         split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
         return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
 
@@ -371,18 +370,20 @@ def available() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise RedisUnavailable(f"Redis cannot be reached: {error}") from error
     except ResponseError as error:
-        word = str(error).split(" ", 1)[0]
-        if word in {"OOM", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "MISCONF"}:
+        if isinstance(error, _UNWILLING) or _UNWILLING_WORD.search(str(error)):
             raise RedisUnavailable(f"Redis takes no writes now: {error}") from error
         raise
 
 
+# redis-py takes the word of a known error out of its text; Redis 6.2 writes that of an error in a
+# script into the middle of it.
+_UNWILLING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
+_UNWILLING_WORD = re.compile(r"^(BUSY|MISCONF) |-(OOM|READONLY|MASTERDOWN|MISCONF) ")
+
 _WORKER_LOST = jobs.packed_traceback("worker lost")
 
 
-def _finish_arguments(
-    worker: str, endings: Sequence[tuple[Ending, Retention]]
-) -> list[Argument]:
+def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) -> list[Argument]:
     arguments: list[Argument] = [worker, len(endings)]
     for ending, kept in endings:
         arguments.extend(

@@ -1,4 +1,4 @@
-"""Connections to Redis or Valkey: by our configuration, failing fast, never retried behind our back."""
+"""Connections to Redis or Valkey: by our configuration, failing fast, never retried unasked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Connection(Redis):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        """Connect to the server of `rq --url`, or RQ's REDIS_URL, which our configuration reads too."""
+        """Connect to the server of `rq --url`, or of REDIS_URL, which our config reads too."""
         return cls(connection_pool=ConnectionPool.from_url(url, **options))
 
 

@@ -1,4 +1,4 @@
-"""The doorbell: waits for a queue's wake-up token without a thread, on a socket that can be selected."""
+"""The doorbell: waits for a wake-up token without a thread, on a socket that can be selected."""
 
 from __future__ import annotations
 

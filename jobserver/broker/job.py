@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import orjson
 
@@ -141,7 +141,7 @@ def from_hash(
 def queue_of(origin: str) -> tuple[str, Priority]:
     """Return queue and priority of an RQ queue's name."""
     queue, _, priority = origin.partition(":")
-    return queue, cast(Priority, priority) if priority in PRIORITIES else "normal"
+    return queue, priority if priority in PRIORITIES else "normal"
 
 
 def return_value(entry: Mapping[bytes, bytes]) -> Any:

@@ -2,8 +2,8 @@
 
 | key | type | holds |
 |---|---|---|
-| rq:job:<id> | hash | RQ's fields, and ours: type, run, call, key, owner, exec (who holds it), last (the exec that ended last), attempt(s), backoff, progress, message, due, cancel, rerun (to follow), said (the end that the events know) |
-| rq:queue:<origin> | list | ids of waiting jobs; an origin is `<queue>:high`, `<queue>` or `<queue>:low` |
+| rq:job:<id> | hash | RQ's fields, and ours, which are below |
+| rq:queue:<origin> | list | ids of waiting jobs |
 | rq:wip:<origin> | zset | `<id>:<exec>` of running jobs, scored far in the future |
 | rq:scheduled:<origin> | zset | ids of delayed jobs and retries by due time (s) |
 | rq:finished:, rq:failed:<origin> | zset | ids by expiry (s) |
@@ -14,12 +14,20 @@
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
 | jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
-| jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue, for repeats |
+| jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue |
 | jobserver:claim:<token> | string | number of the last claim in a worker's life |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
+| jobserver:entries | hash | recurring entries as JSON, by id |
+| jobserver:due | zset | ids of recurring entries by when they are due (ms) |
+| jobserver:schedulers | zset | scheduler processes by their last beat |
+| jobserver:scheduler:<name> | hash | pid and host of one; expires without beats |
 
-With another RQ_KEY_PREFIX than `rq`, ours stand behind it: `<prefix>:jobserver:…`.
+An origin is a queue of RQ's: `<queue>:high`, `<queue>` or `<queue>:low`. Our fields of a job: type,
+run, call, key, owner, exec (who holds it), last (the exec that ended last), attempt, attempts,
+backoff, progress, message, due, cancel (asked for), rerun (what follows), said (the end that the
+events know). With another RQ_KEY_PREFIX than `rq`, our keys stand behind it:
+`<prefix>:jobserver:…`.
 """
 
 from __future__ import annotations

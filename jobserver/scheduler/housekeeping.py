@@ -23,6 +23,7 @@ def chores(server: Server) -> list[Chore]:
         Chore("promotion of due jobs", partial(server.broker.promote, queues)),
         Chore("recovery from lost workers", partial(recover, server)),
         Chore("retention sweep", partial(server.broker.sweep, queues), interval=MINUTE),
+        Chore("ends by stock tools", partial(server.broker.reconcile, queues), interval=MINUTE / 2),
     ]
     for key, engine in engines(server.db).items():
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"

@@ -15,13 +15,12 @@ import rq_scheduler  # type: ignore[import-untyped]
 
 from jobserver.broker import EnqueueRequest, keys
 from jobserver.broker.entries import DUE, SCHEDULERS, Entries, Entry, Tick
-from jobserver.broker.job import envelope
 from jobserver.errors import JobServerError
 from jobserver.ids import new_id
 from jobserver.policy import DAY, HOUR, MINUTE
 from jobserver.scheduler.chores import Chore, Chores
 from jobserver.scheduler.housekeeping import chores
-from jobserver.server import FUNCTION, Server
+from jobserver.server import Server
 
 PASS = 1.0  # seconds between two looks at the entries, at most
 BEAT_TTL = 15.0  # seconds after which a silent scheduler counts as gone
@@ -165,24 +164,14 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         tick = f"{entry.id}-{due:.0f}"
         try:
             kind = self.server.registry.job_type(entry.type)
-            data = envelope(FUNCTION, kind.name, kind.encode(entry.payload))
+            settings = self.server.settings(kind)
+            return self.server.request(kind, entry.payload, key=tick, call=tick, settings=settings)
         except JobServerError as error:
             # It stays due: a scheduler that knows the type (rolling deploy) makes the tick.
             if self._parked.get(entry.id) != str(error):
                 logger.error("recurring entry %s waits: %s", entry.id, error)
                 self._parked[entry.id] = str(error)
             return None
-        overrides = self.server.config.queue_overrides.get(kind.queue.name, {})
-        return EnqueueRequest(
-            id=tick,
-            call=tick,
-            run=new_id(),
-            type=kind.name,
-            origin=kind.queue.origin(),
-            data=data,
-            timeout=int(overrides.get("timeout", kind.policy.timeout)),
-            attempts=int(overrides.get("attempts", kind.policy.attempts)),
-        )
 
     def _install_signal_handlers(self) -> None:
         def stop(_signal: int, _frame: FrameType | None) -> None:
