@@ -10,6 +10,9 @@ local function remember(call_id, id, answer, ttl)
   call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2] .. ' ' .. answer[1], 'EX', ttl)
 end
 
+-- Writes nothing, but fails on a full server: once a script has written anything (a DEL, say) it may go on.
+call('SETRANGE', OURS .. 'full', 0, '')
+
 for n = 0, tonumber(ARGV[2]) - 1 do
   local i = 2 + n * width
   local id, call_id, run, type, origin, when_active = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 13]
