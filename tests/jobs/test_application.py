@@ -128,14 +128,17 @@ def test_jobs_that_write_batch_after_batch_leave_room_for_others(app: Flask) -> 
             assert written.acquire(timeout=30)
             started = time.monotonic()
             with writing() as session:
-                waits.append(time.monotonic() - started)
                 session.execute(update(Shop).values(plan=Plan.FREE))
+            # As the engine's outbox does, which knows of no lines.
+            with db.engine.begin() as connection:
+                connection.execute(update(Shop).values(plan=Plan.FREE))
+            waits.append(time.monotonic() - started)
     finally:
         ended.set()
         for thread in threads:
             thread.join()
-    # Where they neither rest nor take turns, SQLite lets some wait for its whole five seconds.
-    assert sum(waits) < 1.5, waits
+    # Where jobs neither rest nor take turns, SQLite lets some wait for its whole five seconds.
+    assert sum(waits) < 2.5, waits
 
 
 def test_an_exception_undoes_a_writing_transaction(app: Flask) -> None:
