@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from jobserver.config import Config
 from jobserver.embedded import LOOPBACK
 
 _config = Config.from_env()
+logging.basicConfig(level=_config.log_level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 bind = f"{LOOPBACK}:{_config.port}"
 worker_class = "gthread"

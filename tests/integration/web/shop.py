@@ -124,7 +124,7 @@ def claim(server: Server) -> list[Claim]:
     call = Broker.claim_call(
         worker,
         request=1,
-        prefix=worker,
+        token=f"{worker}-",
         lease=60,
         processes=50,
         threads=50,
