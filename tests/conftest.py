@@ -30,3 +30,4 @@ def server(
     app = create_app()
     with app.app_context():
         yield app.extensions["jobserver"]
+    app.extensions["jobserver"].broker.connection.close()
