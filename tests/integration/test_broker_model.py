@@ -1,0 +1,541 @@
+"""The scripts against a small model in Python: random sequences, compared after each step.
+
+Issue B, point 11: every job is in exactly one place, and RQ's own reading agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+from rq import Queue as RQQueue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job as RQJob
+from rq.registry import (
+    CanceledJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.serializers import JSONSerializer
+
+from jobserver import Queue, Retention
+from jobserver.broker import Broker, Claim, EnqueueRequest, connect, keys
+from jobserver.broker.broker import OutcomeWord
+from jobserver.broker.job import STATUSES
+from jobserver.errors import JobNotFound, WrongState
+from tests.hands import Hand, request_of
+
+KEEP = 2
+Q = Queue("q", executor="thread", retention=Retention(completed_count=KEEP, failed_count=KEEP))
+IDS = ("a", "b", "c", "d")
+WORDS: tuple[OutcomeWord, ...] = (
+    *("completed", "failed", "retry", "snooze", "release", "canceled"),
+)
+REGISTRIES = {
+    "finished": FinishedJobRegistry,
+    "failed": FailedJobRegistry,
+    "canceled": CanceledJobRegistry,
+    "scheduled": ScheduledJobRegistry,
+}
+PLACE = {"queued": "queue", "started": "wip"}  # the others are called as their status
+
+redis_of_the_session: list[Redis] = []
+
+ids = st.sampled_from(IDS)
+hands = st.integers(0, 1)
+words = st.sampled_from(WORDS)
+
+
+@dataclass
+class Modelled:
+    """A job as it should be."""
+
+    request: EnqueueRequest
+    run: str
+    status: str
+    attempt: int = 0
+    attempts: int = 3
+    exec: str = ""
+    last: str = ""
+    is_canceled: bool = False
+    noted: EnqueueRequest | None = None
+    history: int = 0
+
+    @property
+    def origin(self) -> str:
+        return self.request.origin
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in ("queued", "scheduled", "started")
+
+
+@dataclass
+class Model:
+    """The whole server as it should be."""
+
+    jobs: dict[str, Modelled] = field(default_factory=dict)
+    lists: dict[str, list[str]] = field(default_factory=lambda: {o: [] for o in Q.origins})
+    ended: dict[str, list[str]] = field(
+        default_factory=lambda: {"finished": [], "failed": [], "canceled": []}
+    )
+    calls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    is_paused: bool = False
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def tell(self, name: str, job_id: str = "") -> None:
+        run = self.jobs[job_id].run if job_id else ""
+        self.events.append((name, job_id, run))
+
+    def create(self, request: EnqueueRequest, *, last: str = "") -> None:
+        job = Modelled(request, request.run, "scheduled" if request.due else "queued", last=last)
+        self.jobs[request.id] = job
+        if job.status == "queued":
+            self.push(request.id)
+        self.tell("delayed" if request.due else "queued", request.id)
+
+    def push(self, job_id: str, *, is_first: bool = False) -> None:
+        job = self.jobs[job_id]
+        job.status, job.exec = "queued", ""
+        waiting = self.lists[job.origin]
+        waiting.insert(0 if is_first else len(waiting), job_id)
+
+    def leave(self, job_id: str) -> None:
+        """Take a job out of its list or registry."""
+        for entries in (*self.lists.values(), *self.ended.values()):
+            if job_id in entries:
+                entries.remove(job_id)
+
+    def forget(self, job_id: str) -> None:
+        self.leave(job_id)
+        del self.jobs[job_id]
+
+    def conclude(self, job_id: str, status: str) -> None:
+        job = self.jobs[job_id]
+        self.leave(job_id)
+        job.status, job.exec = status, ""
+        if job.noted:
+            self.create(job.noted, last=job.last)
+            return
+        ended = self.ended[status]
+        ended.append(job_id)
+        for oldest in ended[:-KEEP]:
+            self.forget(oldest)
+
+    def answer(self, request: EnqueueRequest, when_active: str) -> tuple[str, str, str]:
+        """Do an enqueue; return word, run and RQ's status as the script should."""
+        job = self.jobs.get(request.id)
+        if request.call in self.calls:
+            word, run = self.calls[request.call]
+            return word, run, job.status if job and job.run == run else "finished"
+        if job and job.request.type != request.type:
+            return "conflict", job.request.type, job.status
+        if job is None or not job.is_active:
+            if job:
+                self.leave(request.id)
+            self.create(request, last=job.last if job else "")
+            word, run, status = "new", request.run, self.jobs[request.id].status
+        else:
+            word, run = self._of_active(job, request, when_active)
+            status = job.status
+        self.calls[request.call] = (word, run)
+        return word, run, status
+
+    def _of_active(
+        self, job: Modelled, request: EnqueueRequest, when_active: str
+    ) -> tuple[str, str]:
+        differs = job.status == "started" or job.request.data != request.data
+        is_ending = job.status == "started" and job.is_canceled
+        if not is_ending and not (when_active == "rerun" and differs):
+            return "duplicate", job.run
+        if job.noted and when_active != "rerun":
+            return "duplicate", job.noted.run
+        run = job.noted.run if job.noted else request.run
+        job.noted = request_of(
+            request.id,
+            queue=request.origin,
+            call=request.call,
+            run=run,
+            type_name=request.type,
+            due=request.due,
+            data=request.data,
+        )
+        return "rerun", run
+
+
+class Scripts(RuleBasedStateMachine):
+    """Each rule does one thing to both, and compares the answers."""
+
+    @initialize()
+    def start(self) -> None:
+        self.redis = redis_of_the_session[0]
+        self.redis.flushdb()
+        self.redis.script_flush()
+        self.broker = Broker(self.redis)
+        self.hands = [Hand(self.broker, [Q]), Hand(self.broker, [Q])]
+        self.unheard: list[list[Claim]] = [[], []]  # taken, but the answer was lost
+        self.over: list[Claim] = []
+        self.sent: list[tuple[EnqueueRequest, str]] = []
+        self.model = Model()
+        self.told = 0
+        self.runs = 0
+
+    @rule(
+        job_id=ids,
+        origin=st.sampled_from(Q.origins),
+        is_delayed=st.booleans(),
+        when_active=st.sampled_from(("return", "return", "rerun")),
+        value=st.integers(0, 1),
+        type_name=st.sampled_from(("test.it",) * 9 + ("test.other",)),
+    )
+    def enqueue(
+        self,
+        job_id: str,
+        origin: str,
+        is_delayed: bool,
+        when_active: str,
+        value: int,
+        type_name: str,
+    ) -> None:
+        self.runs += 1
+        request = request_of(
+            job_id,
+            queue=origin,
+            run=f"run-{self.runs}",
+            call=f"call-{self.runs}",
+            type_name=type_name,
+            due="+3600000" if is_delayed else "",
+            payload=f'{{"value":{value}}}',
+            when_active=when_active,
+        )
+        self.sent.append((request, when_active))
+        self.send(request, when_active)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def enqueue_the_same_call(self, data: st.DataObject) -> None:
+        self.send(*data.draw(st.sampled_from(self.sent)))
+
+    def send(self, request: EnqueueRequest, when_active: str) -> None:
+        (answer,) = self.broker.enqueue([request])
+        expected = self.model.answer(request, when_active)
+        assert (answer.word, answer.run, answer.raw_status) == expected
+
+    @rule(hand=hands, room=st.integers(1, 3), is_lost=st.booleans())
+    def claim(self, hand: int, room: int, is_lost: bool) -> None:
+        if self.unheard[hand]:
+            return self.claim_again(hand)
+        claims = self.hands[hand].claim(threads=room)
+        expected = [job_id for origin in Q.origins for job_id in self.model.lists[origin]][:room]
+        if self.model.is_paused:
+            expected = []
+        assert [claim.id for claim in claims] == expected
+        for claim in claims:
+            job = self.model.jobs[claim.id]
+            self.model.leave(claim.id)
+            job.status, job.exec, job.attempt = "started", claim.exec, job.attempt + 1
+            self.model.tell("claimed", claim.id)
+            assert (claim.run, claim.attempt, claim.attempts) == (
+                job.run,
+                job.attempt,
+                job.attempts,
+            )
+            assert (claim.origin, claim.data.decode()) == (job.origin, job.request.data)
+        if is_lost:
+            self.unheard[hand] = claims
+            for claim in claims:
+                del self.hands[hand].held[claim.exec]
+
+    def claim_again(self, hand: int) -> None:
+        known = list(self.hands[hand].held.values())
+        heard = self.hands[hand].claim(threads=5, repeat=True, knows=known)
+        expected = {claim.exec for claim in self.unheard[hand] if self.holds(claim)}
+        assert {claim.exec for claim in heard} == expected
+        self.unheard[hand] = []
+
+    def holds(self, claim: Claim) -> bool:
+        job = self.model.jobs.get(claim.id)
+        return job is not None and job.exec == claim.exec
+
+    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @rule(data=st.data(), word=words, waits=st.booleans())
+    def end(self, data: st.DataObject, word: OutcomeWord, waits: bool) -> None:
+        held = [(hand, claim) for hand in self.hands for claim in hand.held.values()]
+        hand, claim = data.draw(st.sampled_from(held))
+        self.over.append(claim)
+        self.hand_in(hand, claim, word, waits)
+
+    @precondition(lambda self: self.over)
+    @rule(data=st.data(), word=words, waits=st.booleans(), hand=hands)
+    def end_again(self, data: st.DataObject, word: OutcomeWord, waits: bool, hand: int) -> None:
+        claim = data.draw(st.sampled_from(self.over))
+        self.hand_in(self.hands[hand], claim, word, waits)
+
+    def hand_in(self, hand: Hand, claim: Claim, word: OutcomeWord, waits: bool) -> None:
+        answer = hand.end(claim, word, delay=3600 if waits else 0)
+        model, job = self.model, self.model.jobs.get(claim.id)
+        if job is None or job.exec != claim.exec:
+            assert answer == ("recorded" if job and job.last == claim.exec else "lost")
+            return
+        assert answer == "ok"
+        job.last = claim.exec
+        if job.is_canceled:
+            word = "canceled"
+        job.history += word in ("completed", "failed", "retry")
+        if word == "release":
+            job.attempt -= 1
+            model.push(claim.id, is_first=True)
+            model.tell("queued", claim.id)
+        elif word == "snooze":
+            job.attempt -= 1
+            job.status, job.exec = "scheduled", ""
+            model.tell("delayed", claim.id)
+        elif word == "retry":
+            model.tell("failed", claim.id)
+            if waits:
+                job.status, job.exec = "scheduled", ""
+            else:
+                model.push(claim.id)
+        else:
+            model.tell(word, claim.id)
+            model.conclude(claim.id, {"completed": "finished"}.get(word, word))
+
+    @precondition(lambda self: any(job.exec for job in self.model.jobs.values()))
+    @rule(data=st.data())
+    def lose_a_worker(self, data: st.DataObject) -> None:
+        running = [job_id for job_id, job in self.model.jobs.items() if job.exec]
+        job_id = data.draw(st.sampled_from(running))
+        job = self.model.jobs[job_id]
+        self.redis.zadd(keys.LEASES, {f"{job_id}:{job.exec}": 1}, xx=True)
+        (recovery,) = self.broker.recover([Q], interval=3600, lease=15)
+        status = "canceled" if job.is_canceled else "failed"
+        if not job.is_canceled and job.attempt < job.attempts:
+            status = "queued"
+        assert (recovery.id, recovery.run, recovery.outcome) == (job_id, job.run, status)
+        job.history += 1
+        self.model.tell("stalled", job_id)
+        if status == "queued":
+            self.model.push(job_id, is_first=True)
+        else:
+            self.model.tell(status, job_id)
+            self.model.conclude(job_id, status)
+        for hand in self.hands:
+            self.over += [claim for claim in hand.held.values() if claim.id == job_id]
+            hand.held = {e: claim for e, claim in hand.held.items() if claim.id != job_id}
+
+    @rule(hand=hands)
+    def renew(self, hand: int) -> None:
+        held = self.hands[hand].held.values()
+        lost, canceled = self.broker.renew([claim.entry for claim in held], lease=15)
+        assert lost == {claim.entry for claim in held if not self.holds(claim)}
+        flagged = {claim.entry for claim in held if self.model.jobs[claim.id].is_canceled}
+        assert canceled == flagged - lost
+
+    @rule(job_id=ids)
+    def cancel(self, job_id: str) -> None:
+        job = self.model.jobs.get(job_id)
+        try:
+            answer = self.broker.cancel(job_id, retention=Q.retention)
+        except (JobNotFound, WrongState):
+            assert job is None or not job.is_active
+            return
+        assert job is not None
+        if job.status == "started":
+            assert answer == "asked"
+            job.is_canceled = True
+            return
+        assert answer == "canceled"
+        self.model.tell("canceled", job_id)
+        self.model.conclude(job_id, "canceled")
+
+    @rule(job_id=ids)
+    def retry(self, job_id: str) -> None:
+        job = self.model.jobs.get(job_id)
+        answer = self.broker.retry([job_id], attempts=2)
+        if job is None or job.status not in ("failed", "canceled"):
+            assert answer == [job.status if job else "missing"]
+            return
+        assert answer == ["retried"]
+        self.model.leave(job_id)
+        job.attempts, job.is_canceled = job.attempt + 2, False
+        self.model.push(job_id)
+        self.model.tell("retried", job_id)
+
+    @precondition(lambda self: any(j.status == "scheduled" for j in self.model.jobs.values()))
+    @rule(data=st.data())
+    def come_due(self, data: st.DataObject) -> None:
+        delayed = [i for i, job in self.model.jobs.items() if job.status == "scheduled"]
+        job_id = data.draw(st.sampled_from(delayed))
+        origin = self.model.jobs[job_id].origin
+        assert self.redis.zadd(f"rq:scheduled:{origin}", {job_id: 1}, xx=True, ch=True) == 1
+        assert self.broker.promote([Q])[0] == 1
+        self.model.push(job_id)
+        self.model.tell("queued", job_id)
+
+    @rule()
+    def pause(self) -> None:
+        assert self.broker.pause(Q) is not self.model.is_paused
+        self.model.is_paused = True
+        self.model.tell("paused")
+
+    @rule()
+    def resume(self) -> None:
+        assert self.broker.resume(Q) is self.model.is_paused
+        if self.model.is_paused:
+            self.model.tell("resumed")
+        self.model.is_paused = False
+
+    @precondition(lambda self: self.runs > 5)
+    @rule()
+    def empty(self) -> None:
+        removed = 0
+        for origin in Q.origins:
+            delayed = [
+                job_id
+                for job_id, job in self.model.jobs.items()
+                if job.status == "scheduled" and job.origin == origin
+            ]
+            scores = f"rq:scheduled:{origin}"
+            delayed.sort(key=lambda job_id: (self.redis.zscore(scores, job_id), job_id))
+            for job_id in (*self.model.lists[origin], *delayed):
+                self.model.tell("purged", job_id)
+                self.model.forget(job_id)
+                removed += 1
+        assert self.broker.empty(Q) == removed
+
+    @precondition(lambda self: self.runs > 5)
+    @rule(registry=st.sampled_from(("finished", "failed", "canceled")))
+    def clean(self, registry: str) -> None:
+        gone = list(self.model.ended[registry])
+        for origin in Q.origins:
+            for job_id in gone:
+                if self.model.jobs.get(job_id) and self.model.jobs[job_id].origin == origin:
+                    self.model.tell("purged", job_id)
+        for job_id in gone:
+            self.model.forget(job_id)
+        assert self.broker.clean(Q, older_than=0, registries=[registry]) == len(gone)
+
+    @rule()
+    def idle_chores(self) -> None:
+        assert self.broker.sweep([Q]) == 0
+        assert self.broker.promote([Q])[0] == 0
+        assert self.broker.recover([Q], interval=3600, lease=15) == []
+        assert self.broker.reconcile([Q]) == 0
+
+    @invariant()
+    def every_job_is_in_exactly_one_place(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        for job_id in IDS:
+            job = self.model.jobs.get(job_id)
+            found = self.found_by_rq(job_id)
+            if job is None:
+                assert found == []
+            else:
+                assert found == [f"{PLACE.get(job.status, job.status)}:{job.origin}"]
+        for origin, waiting in self.model.lists.items():
+            queue = RQQueue(origin, connection=self.redis, serializer=JSONSerializer)
+            assert queue.get_job_ids() == waiting
+            assert queue.count == len(waiting)
+
+    def found_by_rq(self, job_id: str) -> list[str]:
+        places = []
+        for origin in Q.origins:
+            options = {"connection": self.redis, "serializer": JSONSerializer}
+            if job_id in RQQueue(origin, **options).get_job_ids():
+                places.append(f"queue:{origin}")
+            if job_id in StartedJobRegistry(origin, **options).get_job_ids():
+                places.append(f"wip:{origin}")
+            for name, registry in REGISTRIES.items():
+                if job_id in registry(origin, **options).get_job_ids():
+                    places.append(f"{name}:{origin}")
+        return places
+
+    @invariant()
+    def rq_and_we_read_what_the_model_says(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        for job_id, found in zip(IDS, self.broker.fetch_many(IDS), strict=True):
+            job = self.model.jobs.get(job_id)
+            try:
+                theirs = RQJob.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
+            except NoSuchJobError:
+                assert job is found is None
+                continue
+            assert job is not None
+            assert found is not None
+            assert theirs.get_status(refresh=False).value == found.raw_status == job.status
+            assert (theirs.origin, theirs.args[0]) == (job.origin, job.request.type)
+            assert found.status == STATUSES[job.status]
+            assert (found.run_id, found.attempt, found.attempts) == (
+                *(job.run, job.attempt, job.attempts),
+            )
+            assert found.is_ended is not job.is_active
+            # Only an ended job may expire.
+            assert (self.redis.ttl(keys.job(job_id)) == -1) is job.is_active
+            assert self.redis.xlen(keys.results(job_id)) == min(10, job.history)
+        statuses = [job.status for job in self.model.jobs.values()]
+        assert list(self.broker.counts([Q])["q"].values()) == [
+            statuses.count(status)
+            for status in ("queued", "started", "scheduled", "finished", "failed", "canceled")
+        ]
+
+    @invariant()
+    def nothing_of_an_execution_is_left_but_of_running_ones(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        entries = {f"{i}:{job.exec}" for i, job in self.model.jobs.items() if job.exec}
+        assert {entry.decode() for entry in self.redis.zrange(keys.LEASES, 0, -1)} == entries
+        held = set()
+        for hand in self.hands:
+            held |= self.redis.smembers(f"rq:worker:{hand.name}:executions")
+        assert {entry.decode() for entry in held} == entries
+        executions = {key.decode() for key in self.redis.keys("rq:execution:*")}
+        assert executions == {f"rq:execution:{entry}" for entry in entries}
+
+    @invariant()
+    def the_events_tell_each_change_once_and_in_order(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        stream = self.redis.xrange(keys.EVENTS)
+        told = [
+            (event[b"event"].decode(), event[b"job"].decode(), event[b"run"].decode())
+            for _, event in stream
+        ]
+        assert told[self.told :] == self.model.events[self.told :]
+        self.told = len(told)
+
+
+@pytest.fixture
+def machine(redis: Redis, valkey: str) -> Iterator[type[Scripts]]:
+    """The state machine, on this session's server."""
+    redis_of_the_session[:] = [connect(valkey)]
+    yield Scripts
+    redis_of_the_session.pop().close()
+
+
+def test_random_sequences_agree_with_the_model(machine: type[Scripts]) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=50, stateful_step_count=30))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_long_random_sequences_agree_with_the_model(machine: type[Scripts]) -> None:
+    phases = [Phase.generate, Phase.shrink]
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=1500, stateful_step_count=80, phases=phases)
+    )
