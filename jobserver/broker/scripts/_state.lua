@@ -120,25 +120,31 @@ local function create(id, call_id, run, type, origin, data, timeout, attempts, d
     'attempts', attempts, 'due', later and string.format('%.0f', at) or '', 'payload', #data <= 4096 and data or '')
 end
 
--- The end of a job that has left all lists and registries: its state, its registry, its retention.
-local function conclude(id, origin, status, keep, age)
+local untrimmed = {} -- registry and queue → what trim_all has to do for them, once a script
+
+-- The end of a job that has left all lists and registries: its state, its registry, its retention. exec: whose end it
+-- was, or nil; rerun: the enqueue that is to follow, or nil. Call trim_all before the script returns.
+local function conclude(id, origin, status, keep, age, exec, rerun)
   local job = job_key(id)
   local registry = ENDED[status]
-  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO)
+  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO, 'last', exec or '')
   local at = tonumber(TIME[1]) + tonumber(TIME[2]) / 1000000 -- of two in one ms, too, the older is known
   -- RQ scores canceled jobs by when that was, the others by when they expire.
   call('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and at or at + age, id)
   -- The sweep ends the job at that age, with its registry and its event; this is for when none runs.
   call('EXPIRE', job, age + 3600)
   call('EXPIRE', RQ .. 'results:' .. id, age + 3600)
-  local f = call('HMGET', job, 'rerun', 'last')
-  if f[1] then
+  if rerun then
     purge(id, origin)
-    create(unpack(cjson.decode(f[1])))
-    if f[2] then call('HSET', job, 'last', f[2]) end -- the end may be handed in once more
+    create(unpack(cjson.decode(rerun)))
+    if exec then call('HSET', job, 'last', exec) end -- the end may be handed in once more
   else
-    trim(registry, origin, keep)
+    untrimmed[registry .. base(origin)] = {registry, origin, keep}
   end
+end
+
+local function trim_all()
+  for _, one in pairs(untrimmed) do trim(unpack(one)) end
 end
 
 -- Take a run off its worker: nothing of the execution is left but what the job's hash says.

@@ -10,8 +10,12 @@ local free, queues, jobs, width = {tonumber(ARGV[5]), tonumber(ARGV[6])}, tonumb
 local executions, last = RQ .. 'worker:' .. worker .. ':executions', OURS .. 'claim:' .. token
 local STARTED = string.format('%.3f', NOW / 1000)
 
-local function row(id, exec)
-  local f = call('HMGET', job_key(id), 'run', 'type', 'data', 'timeout', 'attempt', 'attempts', 'backoff', 'origin', 'started_ms', 'cancel')
+local function read(id)
+  return call('HMGET', job_key(id), 'run', 'type', 'data', 'timeout', 'attempt', 'attempts', 'backoff', 'origin', 'started_ms',
+    'cancel', 'status', 'exec')
+end
+
+local function row(id, exec, f)
   return {id, exec, f[1] or '', f[2] or '', f[3] or '', f[4] or '', f[5] or 1, f[6] or 1, f[7] or '', f[8] or '', f[9] or STARTED, f[10] or ''}
 end
 
@@ -21,7 +25,8 @@ if request <= tonumber(call('GET', last) or -1) then
   for _, entry in ipairs(call('SMEMBERS', executions)) do
     local id, exec = string.match(entry, '^([^:]*):(.*)$')
     local is_mine = string.sub(exec, 1, #token) == token -- not of a worker that had this name before
-    if is_mine and not known[exec] and call('HGET', job_key(id), 'exec') == exec then jobs[#jobs + 1] = row(id, exec) end
+    local f = is_mine and not known[exec] and read(id)
+    if f and f[12] == exec then jobs[#jobs + 1] = row(id, exec, f) end
   end
   return jobs
 end
@@ -33,24 +38,25 @@ local function take(origin)
     local id = call('LPOP', RQ .. 'queue:' .. origin)
     if not id then return nil end
     local job = job_key(id)
-    local f = call('HMGET', job, 'status', 'data', 'attempt', 'run')
-    if f[1] == 'queued' and f[2] then
-      local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[3]) or 0) + 1
+    local f = read(id)
+    if f[11] == 'queued' and f[3] then
+      local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[5]) or 0) + 1
       local entry = id .. ':' .. exec
       if attempt > 1 then call('HDEL', job, 'progress', 'message') end
-      -- Stock tools move jobs between queues, and requeue them with the expiry they had.
+      -- Stock tools requeue ended jobs with the expiry they had, and move jobs between queues.
       call('PERSIST', job)
+      f[5], f[8], f[9] = attempt, origin, STARTED
       call('HSET', job, 'status', 'started', 'started_at', ISO, 'started_ms', STARTED, 'worker_name', worker, 'exec', exec, 'attempt', attempt, 'origin', origin)
       call('ZADD', RQ .. 'wip:' .. origin, FAR, entry)
       call('ZADD', OURS .. 'leases', NOW + lease, entry)
       call('HSET', RQ .. 'execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', STARTED, 'last_heartbeat', STARTED, 'worker_name', worker, 'origin', origin)
       call('ZADD', RQ .. 'executions:' .. id, FAR, exec)
       call('SADD', executions, entry)
-      event('claimed', id, f[4], 'queue', origin, 'attempt', attempt, 'worker', worker)
-      return row(id, exec)
-    elseif f[1] == 'queued' then -- no payload: nobody can run it, and it must not vanish
+      event('claimed', id, f[1], 'queue', origin, 'attempt', attempt, 'worker', worker)
+      return row(id, exec, f)
+    elseif f[11] == 'queued' then -- no payload: nobody can run it, and it must not vanish
       call('HSET', job, 'origin', origin, 'error_type', 'Unreadable', 'error_message', 'the job has no data')
-      event('failed', id, f[4], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
+      event('failed', id, f[1], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
       conclude(id, origin, 'failed', 1000, 604800)
     end
   end
@@ -100,4 +106,5 @@ for pass = 1, 2 do -- first each queue its share, then whoever has more
     end
   end
 end
+trim_all()
 return jobs

@@ -10,7 +10,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   local i = 2 + n * width
   local id, exec, outcome, value, wait = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], tonumber(ARGV[i + 5])
   local job = job_key(id)
-  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'started_ms', 'cancel', 'last', 'status')
+  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'started_ms', 'cancel', 'last', 'status', 'rerun')
   if f[1] ~= exec or f[8] ~= 'started' then
     answers[n + 1] = f[7] == exec and 'recorded' or 'lost'
     forsake(id, exec, worker)
@@ -19,12 +19,11 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     local started = f[5]
     local took = string.format('%.0f', NOW - tonumber(started) * 1000)
     release(id, origin, exec, worker)
-    call('HSET', job, 'last', exec)
     if f[6] then outcome = 'canceled' end
     if outcome == 'completed' then
       record(id, 1, worker, 'return_value', value, exec, started)
       event('completed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'result', #value <= 2048 and value or '')
-      conclude(id, origin, 'finished', tonumber(ARGV[i + 9]), tonumber(ARGV[i + 10]))
+      conclude(id, origin, 'finished', tonumber(ARGV[i + 9]), tonumber(ARGV[i + 10]), exec, f[9])
     elseif outcome == 'failed' or outcome == 'retry' then
       record(id, 2, worker, 'exc_string', value, exec, started)
       call('HSET', job, 'error_type', ARGV[i + 6], 'error_message', ARGV[i + 7])
@@ -32,28 +31,29 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       event('failed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'error_type', ARGV[i + 6],
         'error_message', ARGV[i + 7], 'reason', ARGV[i + 8], 'retry_at', due)
       if outcome == 'failed' then
-        conclude(id, origin, 'failed', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]))
+        conclude(id, origin, 'failed', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]), exec, f[9])
       elseif wait > 0 then
-        call('HSET', job, 'status', 'scheduled', 'due', due, 'exec', '')
+        call('HSET', job, 'status', 'scheduled', 'due', due, 'exec', '', 'last', exec)
         delay(id, origin, NOW + wait)
       else
-        call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '')
+        call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '', 'last', exec)
         push(id, origin)
       end
     elseif outcome == 'snooze' then
       local due = string.format('%.0f', NOW + wait)
-      call('HSET', job, 'status', 'scheduled', 'due', due, 'exec', '', 'attempt', attempt - 1)
+      call('HSET', job, 'status', 'scheduled', 'due', due, 'exec', '', 'last', exec, 'attempt', attempt - 1)
       delay(id, origin, NOW + wait)
       event('delayed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'due', due, 'reason', ARGV[i + 8])
     elseif outcome == 'release' then
-      call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '', 'attempt', attempt - 1)
+      call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '', 'last', exec, 'attempt', attempt - 1)
       push(id, origin, true)
       event('queued', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', ARGV[i + 8])
     else
       event('canceled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took)
-      conclude(id, origin, 'canceled', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]))
+      conclude(id, origin, 'canceled', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]), exec, f[9])
     end
     answers[n + 1] = 'ok'
   end
 end
+trim_all()
 return answers

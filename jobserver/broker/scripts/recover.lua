@@ -18,7 +18,7 @@ local taken = {}
 for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 0, tonumber(ARGV[3]))) do
   local id, exec = string.match(entry, '^([^:]*):(.*)$')
   local job = job_key(id)
-  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'worker_name', 'cancel', 'status', 'started_ms')
+  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'worker_name', 'cancel', 'status', 'started_ms', 'rerun')
   if f[1] ~= exec or f[8] ~= 'started' then
     forsake(id, exec)
   else
@@ -35,9 +35,10 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     else
       event(outcome, id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'error_type', 'WorkerLost',
         'error_message', 'worker lost', 'reason', 'worker lost', 'retry_at', '')
-      conclude(id, origin, outcome, kept[1], kept[2])
+      conclude(id, origin, outcome, kept[1], kept[2], nil, f[10])
     end
     taken[#taken + 1] = {id, run, outcome}
   end
 end
+trim_all()
 return taken
