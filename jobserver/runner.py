@@ -10,7 +10,7 @@ import orjson
 
 from jobserver import current, payload
 from jobserver.broker import Claim, Ending
-from jobserver.broker.job import packed_traceback, packed_value, payload_of
+from jobserver.broker.job import call_of, packed_traceback, packed_value
 from jobserver.errors import DeclarationInvalid, PayloadInvalid, UnknownJobType
 from jobserver.job_type import JobType
 from jobserver.outcomes import Discard, JobCanceled, JobTimeout, Outcome, RateLimited, Snooze
@@ -40,7 +40,7 @@ def perform(server: Server, claim: Claim) -> Ending:
     """Run a claimed job to its end; never raises but for what ends the process."""
     job_type = None
     try:
-        function, values = payload_of(claim.data)
+        function, sent = call_of(claim.data)
     except ValueError as error:
         logger.error("Job %s of type %r is unreadable: %s", claim.id, claim.type, error)
         return failure(
@@ -55,7 +55,9 @@ def perform(server: Server, claim: Claim) -> Ending:
     try:
         if function != FUNCTION:
             raise UnknownJobType(f"{function!r} is no job type of this server")
-        job_type = server.registry.job_type(claim.type)
+        # What stock RQ enqueued has its type only there.
+        named, values, *_ = *sent, None, None
+        job_type = server.registry.job_type(claim.type or str(named))
         arguments = job_type.decode(values)
     except (UnknownJobType, PayloadInvalid) as error:
         logger.error("Job %s of type %r put off: %s", claim.id, claim.type, error)

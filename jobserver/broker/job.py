@@ -77,7 +77,13 @@ def envelope(function: str, type_name: str, payload: bytes) -> str:
 
 
 def payload_of(data: bytes | str) -> tuple[str, Any]:
-    """Return function name and payload of RQ's job data, read as JSON and as nothing else.
+    """Return function name and payload of RQ's job data; raises ValueError as `call_of` does."""
+    function, arguments = call_of(data)
+    return function, arguments[1] if len(arguments) > 1 else None
+
+
+def call_of(data: bytes | str) -> tuple[str, list[Any]]:
+    """Return function name and arguments of RQ's job data, read as JSON and as nothing else.
 
     Raises ValueError for what is not JSON of that shape: a pickle is never loaded.
     """
@@ -89,7 +95,7 @@ def payload_of(data: bytes | str) -> tuple[str, Any]:
             raise ValueError("the job's data is damaged") from error
     try:
         function, _, arguments, _ = orjson.loads(raw)
-        return str(function), arguments[1] if len(arguments) > 1 else None
+        return str(function), list(arguments)
     except (orjson.JSONDecodeError, TypeError, ValueError, KeyError) as error:
         raise ValueError("the job's data is not JSON of this job server") from error
 
@@ -107,14 +113,14 @@ def from_hash(
     status = STATUSES.get(raw_status, "waiting")
     queue, priority = queue_of(text("origin"))
     try:
-        _, payload = payload_of(fields.get("data", b""))
+        _, (type_name, payload, *_) = call_of(fields.get("data", b""))
     except ValueError:
-        payload = None
+        type_name, payload = text("description"), None
     done = status == "completed"
     return Job(
         id=job_id,
         run_id=text("run"),
-        type=text("type") or text("description"),
+        type=text("type") or str(type_name),
         queue=queue,
         priority=priority,
         status=status,
