@@ -32,7 +32,10 @@ events know). With another RQ_KEY_PREFIX than `rq`, our keys stand behind it:
 
 from __future__ import annotations
 
-from rq.defaults import RQ_KEY_PREFIX
+try:
+    from rq.defaults import RQ_KEY_PREFIX
+except ValueError as error:  # a setting is wrong, not a program: one line is enough
+    raise SystemExit(f"jobserver: {error}") from error
 
 RQ = f"{RQ_KEY_PREFIX}:"
 OURS = "jobserver:" if RQ_KEY_PREFIX == "rq" else f"{RQ_KEY_PREFIX}:jobserver:"

@@ -115,6 +115,7 @@ class Worker(BaseWorker):
         processes.warm(config.worker_processes)
         with available():
             self.register_birth()  # type: ignore[no-untyped-call]  # RQ types it not
+        self._warn_of_eviction()
         logger.info("Queue Worker is now running: %s on %s", self.name, ", ".join(self._names()))
         try:
             done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
@@ -160,10 +161,18 @@ class Worker(BaseWorker):
         if time.monotonic() - self._last_statistics >= STATISTICS:
             self._last_statistics = time.monotonic()
             logger.info(
-                "Worker statistics: %d completed, %d failed, %d running",
+                "Worker statistics: %d completed, %d failed, %d put off, %d running",
                 *now[:2],
+                tally["snooze"],
                 len(dispatcher.held),
             )
+
+    def _warn_of_eviction(self) -> None:
+        with available():
+            memory = self.connection.info("memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            logger.warning("Redis may drop jobs: maxmemory-policy is %r, not 'noeviction'", policy)
 
     def _leave(self) -> None:
         try:
