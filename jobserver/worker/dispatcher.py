@@ -337,11 +337,14 @@ class Dispatcher:
         if self._stop_at is not None:
             until = min(until, max(self._stop_at, now + 0.05))
         sources: list[Any] = [self._readable, *self.processes.watched()]
-        bell = self.doorbell.listen() if self._stop_at is None and not self._failures else None
+        has_more = self._wants_work and self._free() and self._stop_at is None
+        # With all slots taken a token is for somebody else: a BLPOP under way is only ended.
+        if self._free() and not has_more and self._stop_at is None and not self._failures:
+            self.doorbell.listen()
+        bell = self.doorbell.source
         if bell is not None:
             sources.append(bell)
         self._sleeps = True
-        has_more = self._wants_work and self._free() and self._stop_at is None
         blocked = self.threads.has_ended or (has_more and not self._failures)
         timeout = 0 if blocked else max(0, until - now)
         ready = select.select(sources, [], [], timeout)[0]
