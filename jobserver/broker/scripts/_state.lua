@@ -79,14 +79,14 @@ local function evict(registry, id, origin)
   return f[3]
 end
 
--- Keep at most `keep` jobs of a queue in a registry, its three priorities taken as one; the oldest go.
-local function trim(registry, origin, keep)
+-- Keep at most `keep` jobs of a queue in a registry, its three priorities taken as one; the oldest go, `spare` at most:
+-- one script must not hold the server for long, and what is left goes with the next ends.
+local function trim(registry, origin, keep, spare)
   local keys, total = {}, 0
   for i, name in ipairs(origins(base(origin))) do
     keys[i] = name
     total = total + call('ZCARD', RQ .. registry .. ':' .. name)
   end
-  local spare = 100 -- a sweep does the rest: one script must not hold the server for long
   while total > keep and spare > 0 do
     local oldest, of, score
     for _, name in ipairs(keys) do
@@ -139,7 +139,9 @@ local function conclude(id, origin, status, keep, age, exec, rerun)
     create(unpack(cjson.decode(rerun)))
     if exec then call('HSET', job, 'last', exec) end -- the end may be handed in once more
   else
-    untrimmed[registry .. base(origin)] = {registry, origin, keep}
+    local key = registry .. base(origin)
+    local spare = untrimmed[key] and untrimmed[key][4] or 100
+    untrimmed[key] = {registry, origin, keep, spare + 1}
   end
 end
 

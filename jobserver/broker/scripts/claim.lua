@@ -57,7 +57,7 @@ local function take(origin)
     elseif f[11] == 'queued' then -- no payload: nobody can run it, and it must not vanish
       call('HSET', job, 'origin', origin, 'error_type', 'Unreadable', 'error_message', 'the job has no data')
       event('failed', id, f[1], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
-      conclude(id, origin, 'failed', 1000, 604800)
+      conclude(id, origin, 'failed', math.huge, 604800) -- how many the queue keeps is not known here
     end
   end
 end
