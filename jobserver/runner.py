@@ -56,7 +56,8 @@ def perform(server: Server, claim: Claim) -> Ending:
         if function != FUNCTION:
             raise UnknownJobType(f"{function!r} is no job type of this server")
         # What stock RQ enqueued has its type only there.
-        named, values, *_ = *sent, None, None
+        named = sent[0] if sent else ""
+        values: Any = sent[1] if len(sent) > 1 else None
         job_type = server.registry.job_type(claim.type or str(named))
         arguments = job_type.decode(values)
     except (UnknownJobType, PayloadInvalid) as error:
