@@ -331,6 +331,7 @@ class Scripts(RuleBasedStateMachine):
         if status == "queued":
             self.model.push(job_id, is_first=True)
         else:
+            job.last = ""
             self.model.tell(status, job_id)
             self.model.conclude(job_id, status)
         for hand in self.hands:

@@ -10,7 +10,8 @@ import pytest
 from redis import Redis
 
 from jobserver import JobServer, Queue, Retention, errors
-from jobserver.broker import Broker, keys
+from jobserver.broker import Broker, Ending, keys
+from jobserver.broker.job import packed_value
 from jobserver.testing import work
 from tests import engine_jobs
 from tests.hands import Hand, events, hash_of, places, request_of, story, traces
@@ -290,6 +291,28 @@ def test_the_oldest_of_three_priorities_go_first(broker: Broker, redis: Redis) -
     assert [job.id for job in broker.listed(queue, "failed")] == ["bad-4", "bad-3"]
     assert [job.id for job in broker.listed(queue, "finished", start=1, end=1)] == ["job-7"]
     assert traces(redis, "job-5") == []
+
+
+def test_of_many_ends_at_once_no_more_are_kept(broker: Broker, redis: Redis) -> None:
+    queue = Queue("q", executor="thread", retention=Retention(completed_count=3))
+    hand = Hand(broker, [queue])
+    broker.enqueue([request_of(f"job-{n}", queue=queue.origins[n % 3]) for n in range(250)])
+    endings = [
+        (Ending(claim=claim, word="completed", value=packed_value(b"1")), queue.retention)
+        for claim in hand.claim(threads=250)
+    ]
+    broker.exchange(hand.name, endings=endings, claim=None)
+    assert broker.counts([queue])["q"]["completed"] == 3
+
+
+def test_an_unreadable_job_costs_no_other_one_its_place(
+    broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    redis.zadd("rq:failed:q", {f"old-{n}": n for n in range(1500)})
+    broker.enqueue([request_of("bad")])
+    redis.hdel(keys.job("bad"), "data")
+    assert hand.claim() == []
+    assert redis.zcard("rq:failed:q") == 1501
 
 
 def test_a_job_is_purged_when_its_age_is_reached(broker: Broker, redis: Redis, hand: Hand) -> None:
