@@ -304,7 +304,8 @@ def test_the_delay_of_a_noted_run_counts_from_its_enqueue(
 @pytest.mark.parametrize("option", ["delay", "at"])
 def test_a_delayed_job_waits_elsewhere(server: JobServer, redis: Redis, option: str) -> None:
     in_an_hour = {"delay": 3600.5, "at": datetime.now(UTC) + timedelta(hours=1)}[option]
-    job = server.enqueue("engine_jobs.named", {"name": "a"}, priority="high", **{option: in_an_hour})
+    options = {"priority": "high", option: in_an_hour}
+    job = server.enqueue("engine_jobs.named", {"name": "a"}, **options)
     assert (job.status, job.raw_status) == ("delayed", "scheduled")
     assert places(redis, job.id) == ["scheduled:in-threads:high"]
     found = server.fetch(job.id)
