@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal
 
 import orjson
@@ -144,6 +145,7 @@ def from_hash(
     )
 
 
+@cache
 def queue_of(origin: str) -> tuple[str, Priority]:
     """Return queue and priority of an RQ queue's name."""
     queue, _, priority = origin.partition(":")

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from jobserver.broker import keys
 
@@ -31,37 +31,49 @@ class Scripts:
 
     def run(self, name: str, *arguments: Argument) -> Any:
         """Run one script in one round trip."""
-        command = ("EVALSHA", self._shas[name], 0, *arguments)
-        try:
-            return self._connection.execute_command(*command)
-        except NoScriptError:
-            self._load()
-            return self._connection.execute_command(*command)
+        return self.run_all([(name, arguments)])[0]
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run several scripts in one round trip; an answer that is an error is raised.
 
         After NOSCRIPT all are sent again: those that had run answer as repeats.
         """
-        for attempt in (1, 2):
-            pipe = self._connection.pipeline(transaction=False)
-            for name, arguments in calls:
-                pipe.execute_command("EVALSHA", self._shas[name], 0, *arguments)
-            answers = pipe.execute(raise_on_error=False)
-            failed = [answer for answer in answers if isinstance(answer, Exception)]
-            if not failed:
-                return answers
-            if attempt == 1 and any(isinstance(error, NoScriptError) for error in failed):
-                self._load()
-                continue
-            raise failed[0]
-        raise AssertionError("unreachable")
+        commands = [("EVALSHA", self._shas[name], 0, *arguments) for name, arguments in calls]
+        answers = self._exchange(commands)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            self._load()
+            answers = self._exchange(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        # What redis-py's own pipeline does, without half of its cost: one to four commands at a
+        # time, thousands of times a second.
+        pool = self._connection.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [_answer(connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()  # half an answer must not be read by the next
+            raise
+        finally:
+            pool.release(connection)
 
     def _load(self) -> None:
         pipe = self._connection.pipeline(transaction=False)
         for text in self._texts.values():
             pipe.script_load(text)
         pipe.execute()
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 @cache
