@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -225,7 +225,8 @@ class Server:
         """Queue a failed or canceled job again, with its type's attempts on top of those it had."""
         job = self.fetch(job_id)
         known = self.registry.types.get(job.type)
-        word = self.broker.retry([job_id], attempts=known.policy.attempts if known else 1)[0]
+        attempts = self.settings(known)["attempts"] if known else 1
+        word = self.broker.retry([job_id], attempts=attempts)[0]
         if word == "missing":
             raise JobNotFound(f"No job with id {job_id!r} is known")
         if word != "retried":
@@ -313,6 +314,8 @@ def _due(delay: float | None, at: datetime | None, *, from_now: bool) -> str:
 def _job(
     request: EnqueueRequest, payload: Mapping[str, object], answer: Answer | None = None
 ) -> Job:
+    if answer and answer.held:
+        return replace(answer.held, duplicate=True)
     queue, priority = queue_of(request.origin)
     raw_status = answer.raw_status if answer else "scheduled" if request.due else "queued"
     return Job(

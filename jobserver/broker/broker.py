@@ -102,10 +102,8 @@ class Broker:
             arguments: list[Argument] = [int(call_ttl), len(part)]
             for request in part:
                 arguments.extend(request.arguments())
-            for word, run, status in self._idempotent("enqueue", *arguments):
-                answers.append(
-                    Answer(word=word.decode(), run=run.decode(), raw_status=status.decode())
-                )
+            rows = self._idempotent("enqueue", *arguments)
+            answers.extend(map(_answer, part, rows))
         return answers
 
     def forget_calls(self, calls: Sequence[str]) -> None:
@@ -381,6 +379,15 @@ _UNWILLING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 _UNWILLING_WORD = re.compile(r"^(BUSY|MISCONF) |-(OOM|READONLY|MASTERDOWN|MISCONF) ")
 
 _WORKER_LOST = jobs.packed_traceback("worker lost")
+
+
+def _answer(request: EnqueueRequest, row: Sequence[Any]) -> Answer:
+    word, run, status, *fields = row
+    held = None
+    if fields:
+        names = iter(fields[0])
+        held = jobs.from_hash(request.id, dict(zip(names, names, strict=True)))
+    return Answer(word=word.decode(), run=run.decode(), raw_status=status.decode(), held=held)
 
 
 def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) -> list[Argument]:

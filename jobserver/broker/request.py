@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from jobserver.broker.job import Job
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnqueueRequest:
@@ -64,9 +66,11 @@ class Answer:
     """What became of a request: `word` is new, duplicate, rerun (noted to follow) or conflict.
 
     `run` names the run that will do it (for a conflict: the type that holds the id); `raw_status`
-    is RQ's status of the job.
+    is RQ's status of the job. `held` is the active job that a duplicate met, None when only the
+    first answer of a repeated call is known.
     """
 
     word: str
     run: str
     raw_status: str
+    held: Job | None = None

@@ -3,11 +3,22 @@
 --       backoff, when_active. due: '' now, '+ms' from now, or Unix ms. call_ttl: seconds that a call stays
 --       answered whatever becomes of its job (0: as long as the job, and ten minutes).
 -- Returns per job {answer, run, rq status}: answer 'new', 'duplicate', 'rerun' (noted to follow) or 'conflict' (run: the
--- type that holds the id, '' for a job of stock RQ's). A call that is repeated gets its first answer.
+-- type that holds the id, '' for a job of stock RQ's); for a duplicate also the hash of the job that is active. A call
+-- that is repeated gets its first answer.
 local call_ttl, answers, width = tonumber(ARGV[1]), {}, 13
 
 local function remember(call_id, id, answer, ttl)
   call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2] .. ' ' .. answer[1], 'EX', ttl)
+end
+
+-- A job's hash as a list; without its data when that is large: a bulk can have many duplicates.
+local function as_it_stands(job, data)
+  local fields = {}
+  local all = call('HGETALL', job)
+  for n = 1, #all, 2 do
+    if all[n] ~= 'data' or #data <= 65536 then fields[#fields + 1] = all[n]; fields[#fields + 1] = all[n + 1] end
+  end
+  return fields
 end
 
 -- Writes nothing, but fails on a full server: once a script has written anything (a DEL, say) it may go on.
@@ -34,7 +45,6 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   elseif is_active then
     local differs = held[1] == 'started' or held[7] ~= ARGV[i + 6]
     local is_ending = held[1] == 'started' and held[5]
-    answer = {'duplicate', held[4], held[1]}
     if is_ending or when_active == 'rerun' and differs then
       local noted = call('HGET', job, 'rerun')
       local again = {unpack(ARGV, i + 1, i + 12)}
@@ -43,6 +53,8 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       if string.sub(again[9], 1, 1) == '+' then again[9] = string.format('%.0f', NOW + tonumber(again[9])) end
       if not noted or when_active == 'rerun' then call('HSET', job, 'rerun', cjson.encode(again)) end
       answer = {noted and when_active ~= 'rerun' and 'duplicate' or 'rerun', again[3], held[1]}
+    else
+      answer = {'duplicate', held[4] or '', held[1], as_it_stands(job, held[7] or '')}
     end
     remember(call_id, id, answer, 600)
   else
