@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -55,6 +56,32 @@ def test_the_key_of_an_active_job_gets_that_job(server: JobServer, redis: Redis)
     assert server.fetch(first.id).payload == {"name": "a", "value": 1}
     assert [job.result for job in work()] == [1]
     assert story(redis, first.id) == ["queued", "claimed", "completed"]
+
+
+def test_a_duplicate_is_the_active_job_as_it_stands(server: JobServer, redis: Redis) -> None:
+    hand = Hand(server.broker, [engine_jobs.THREADS])
+    server.enqueue(
+        "engine_jobs.named", {"name": "a", "value": 1}, owner="me", attempts=7, priority="high"
+    )
+    claim = hand.take()
+    server.broker.progress(claim.id, claim.exec, percent=40, message="on it")
+    again = server.enqueue("engine_jobs.named", {"name": "a", "value": 2}, owner="you")
+    assert again == replace(server.fetch(claim.id), duplicate=True)
+    assert (again.payload, again.owner, again.attempts, again.priority, again.progress) == (
+        *({"name": "a", "value": 1}, "me", 7, "high", 40),
+    )
+
+
+def test_an_active_job_without_data_is_a_duplicate_too(broker: Broker, redis: Redis) -> None:
+    one(broker, request_of("a", run="r1"))
+    redis.hdel(keys.job("a"), "data")
+    assert one(broker, request_of("a")) == ("duplicate", "r1", "queued")
+
+
+def test_a_duplicates_large_payload_stays_where_it_is(server: JobServer, redis: Redis) -> None:
+    job = server.enqueue("engine_jobs.named", {"name": "x" * 70_000})
+    again = server.enqueue("engine_jobs.named", {"name": "x" * 70_000})
+    assert (again.run_id, again.duplicate, again.payload) == (job.run_id, True, None)
 
 
 def test_a_key_given_with_the_call_is_the_id(server: JobServer) -> None:

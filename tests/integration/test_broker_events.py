@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
@@ -245,6 +247,16 @@ def test_a_replica_refuses_writes_and_not_with_a_riddle(server: JobServer, redis
     finally:
         redis.replicaof("NO", "ONE")
     assert server.enqueue("engine_jobs.add", {"a": 1}).status == "waiting"
+
+
+def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        broker = Broker(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}"))
+        started = time.monotonic()
+        with pytest.raises(errors.RedisUnavailable, match="cannot be reached"):
+            broker.enqueue([request_of("a")])
+        assert time.monotonic() - started < 2
+        broker.connection.close()
 
 
 def test_a_connection_that_died_in_the_pool_is_replaced(server: JobServer, redis: Redis) -> None:

@@ -39,9 +39,9 @@ from jobserver.broker.job import STATUSES
 from jobserver.errors import JobNotFound, WrongState
 from tests.hands import Hand, request_of
 
-KEEP = 2
+KEEP = 1
 Q = Queue("q", executor="thread", retention=Retention(completed_count=KEEP, failed_count=KEEP))
-IDS = ("a", "b", "c", "d")
+IDS = ("a", "b", "c")
 WORDS: tuple[OutcomeWord, ...] = (
     *("completed", "failed", "retry", "snooze", "release", "canceled"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -162,6 +163,17 @@ def test_the_server_says_why_it_does_not_retry(server: JobServer) -> None:
     server.cancel(job.id)
     assert server.retry(job.id).status == "waiting"
     assert [job.result for job in work()] == [1]
+
+
+def test_a_retry_gives_the_attempts_that_the_environment_sets(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = {"in-threads": {"attempts": 5.0}}
+    monkeypatch.setattr(server, "config", replace(server.config, queue_overrides=overrides))
+    job = server.enqueue("engine_jobs.fail")
+    assert job.attempts == 5
+    work()
+    assert server.retry(job.id).attempts == 10
 
 
 def test_a_paused_queue_starts_nothing_of_any_priority(
