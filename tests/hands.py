@@ -64,15 +64,32 @@ class Hand:
         self, claim: Claim, word: OutcomeWord = "completed", *, value: object = None, **more: Any
     ) -> str:
         """Hand in how a run ended; return what became of that."""
-        packed = packed_value(b"null" if value is None else str(value).encode())
-        if word in ("failed", "retry"):
-            packed = packed_traceback("Traceback: it failed")
-            more = {"error_type": "ValueError", "error_message": "no", "reason": "error"} | more
-        retention = more.pop("retention", None) or self.retention(claim)
-        ending = Ending(claim=claim, word=word, value=packed, **more)
-        (answer,), _ = self.broker.exchange(self.name, endings=[(ending, retention)], claim=None)
-        self.held.pop(claim.exec, None)
+        (answer,) = self.end_many([(claim, word)], value=value, **more)
         return answer
+
+    def end_many(
+        self,
+        ends: Sequence[tuple[Claim, OutcomeWord]],
+        *,
+        value: object = None,
+        retention: Retention | None = None,
+        **more: Any,
+    ) -> list[str]:
+        """Hand in how runs ended, in one call; return what became of each."""
+        endings = []
+        for claim, word in ends:
+            packed = packed_value(b"null" if value is None else str(value).encode())
+            fields = dict(more)
+            if word in ("failed", "retry"):
+                packed = packed_traceback("Traceback: it failed")
+                failure = {"error_type": "ValueError", "error_message": "no", "reason": "error"}
+                fields = failure | fields
+            ending = Ending(claim=claim, word=word, value=packed, **fields)
+            endings.append((ending, retention or self.retention(claim)))
+        words, _ = self.broker.exchange(self.name, endings=endings, claim=None)
+        for claim, _ in ends:
+            self.held.pop(claim.exec, None)
+        return words
 
     def retention(self, claim: Claim) -> Retention:
         """Return what the claim's queue declares."""

@@ -41,10 +41,11 @@ from tests.hands import Hand, request_of
 
 KEEP = 1
 Q = Queue("q", executor="thread", retention=Retention(completed_count=KEEP, failed_count=KEEP))
-IDS = ("a", "b", "c")
+IDS = ("a", "b", "c", "d")
 WORDS: tuple[OutcomeWord, ...] = (
     *("completed", "failed", "retry", "snooze", "release", "canceled"),
 )
+COME_BACK: tuple[OutcomeWord, ...] = ("retry", "snooze", "release")
 REGISTRIES = {
     "finished": FinishedJobRegistry,
     "failed": FailedJobRegistry,
@@ -279,6 +280,21 @@ class Scripts(RuleBasedStateMachine):
         self.over.append(claim)
         self.hand_in(hand, claim, word, waits)
 
+    @precondition(lambda self: any(len(hand.held) > 1 for hand in self.hands))
+    @rule(data=st.data(), word=words, others=st.lists(st.sampled_from(COME_BACK), max_size=2))
+    def end_several(
+        self, data: st.DataObject, word: OutcomeWord, others: list[OutcomeWord]
+    ) -> None:
+        # At most one of them ends for good: of two that do at once, none is the older.
+        hand = data.draw(st.sampled_from([hand for hand in self.hands if len(hand.held) > 1]))
+        claims = data.draw(st.permutations(list(hand.held.values())))
+        flagged = {c.exec for c in claims if self.holds(c) and self.model.jobs[c.id].is_canceled}
+        first, rest = claims[0], [claim for claim in claims[1:] if claim.exec not in flagged]
+        ends = [(first, word), *zip(rest, others, strict=False)]
+        answers = hand.end_many(ends, delay=3600)
+        self.over += [claim for claim, _ in ends]
+        assert answers == [self.ended(claim, end, waits=True) for claim, end in ends]
+
     @precondition(lambda self: self.over)
     @rule(data=st.data(), word=words, waits=st.booleans(), hand=hands)
     def end_again(self, data: st.DataObject, word: OutcomeWord, waits: bool, hand: int) -> None:
@@ -287,11 +303,13 @@ class Scripts(RuleBasedStateMachine):
 
     def hand_in(self, hand: Hand, claim: Claim, word: OutcomeWord, waits: bool) -> None:
         answer = hand.end(claim, word, delay=3600 if waits else 0)
+        assert answer == self.ended(claim, word, waits=waits)
+
+    def ended(self, claim: Claim, word: OutcomeWord, *, waits: bool) -> str:
+        """Let a run end in the model; return what the script should answer."""
         model, job = self.model, self.model.jobs.get(claim.id)
         if job is None or job.exec != claim.exec:
-            assert answer == ("recorded" if job and job.last == claim.exec else "lost")
-            return
-        assert answer == "ok"
+            return "recorded" if job and job.last == claim.exec else "lost"
         job.last = claim.exec
         if job.is_canceled:
             word = "canceled"
@@ -313,6 +331,7 @@ class Scripts(RuleBasedStateMachine):
         else:
             model.tell(word, claim.id)
             model.conclude(claim.id, {"completed": "finished"}.get(word, word))
+        return "ok"
 
     @precondition(lambda self: any(job.exec for job in self.model.jobs.values()))
     @rule(data=st.data())
@@ -529,6 +548,7 @@ def machine(redis: Redis, valkey: str) -> Iterator[type[Scripts]]:
     redis_of_the_session.pop().close()
 
 
+@pytest.mark.timeout(420)  # a failure is shrunk for up to five minutes
 def test_random_sequences_agree_with_the_model(machine: type[Scripts]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=50, stateful_step_count=30))
 
