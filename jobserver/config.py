@@ -62,8 +62,8 @@ PATH = Kind("a path", lambda text: Path(text).absolute())
 QUEUE_SETTINGS = {
     "CONCURRENCY": whole_number(1),
     "GLOBAL_CONCURRENCY": whole_number(1),
-    "ATTEMPTS": whole_number(1),
-    "TIMEOUT": whole_number(1),
+    "ATTEMPTS": whole_number(1, at_most=2**31 - 1),
+    "TIMEOUT": whole_number(1, at_most=2**31 - 1),
     "COMPLETED_COUNT": whole_number(0),
     "COMPLETED_AGE": number(1),
     "FAILED_COUNT": whole_number(0),

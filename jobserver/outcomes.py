@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+LONGEST = 36525 * 86400  # seconds: a century; beyond the year 9999 a time has no date
+
 
 class Outcome(BaseException):
     """Base of the outcomes; a BaseException, so that `except Exception` in a job lets it pass."""
@@ -14,11 +16,11 @@ class Discard(Outcome):
 
 
 class Snooze(Outcome):
-    """The job comes back in `seconds`, a finite number (else ValueError); no attempt is spent."""
+    """The job comes back in `seconds`, a century at most (else ValueError); no attempt is spent."""
 
     def __init__(self, seconds: float) -> None:
-        if not math.isfinite(seconds):
-            raise ValueError(f"seconds={seconds!r} is not accepted: use a finite number")
+        if not math.isfinite(seconds) or seconds > LONGEST:
+            raise ValueError(f"seconds={seconds!r} is not accepted: use {LONGEST:.0f} at most")
         super().__init__(f"snoozed for {seconds} s")
         self.seconds = seconds
 

@@ -14,6 +14,8 @@ from jobserver.errors import DeclarationInvalid
 MINUTE = 60.0
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+CENTURY = 36525 * DAY  # the longest wait: beyond the year 9999 a time has no date
+MOST = 2**31 - 1  # attempts, seconds of a timeout: timers and other programs count no further
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
@@ -42,7 +44,7 @@ class Backoff:
         is_row = all(0 <= delay < math.inf for delay in self.delays)
         _require(is_row, "delays", self.delays, "seconds ≥ 0")
         _require(1 <= self.factor < math.inf, "factor", self.factor, "≥ 1")
-        _require(0 < self.cap < math.inf, "cap", self.cap, "seconds > 0")
+        _require(0 < self.cap <= CENTURY, "cap", self.cap, "seconds > 0, a century at most")
         _require(0 <= self.jitter <= 1, "jitter", self.jitter, "0 to 1")
 
     def wait(self, attempt: int, *, draw: Callable[[], float] = random.random) -> float:
@@ -203,7 +205,7 @@ def priority_of(value: Priority | int) -> Priority:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def _require(accepted: bool, name: str, value: object, what: str) -> None:

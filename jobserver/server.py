@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,7 +28,7 @@ from jobserver.ids import new_id
 from jobserver.job_type import JobType
 from jobserver.ledger.outbox import Outbox
 from jobserver.payload import dumps, job_id
-from jobserver.policy import Backoff, Priority, Queue, Retention, priority_of
+from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
 
 FUNCTION = "jobserver.runner.run"  # the only function whose name travels
@@ -123,6 +122,10 @@ class Server:
     ) -> list[Job]:
         """Create a job per payload, as `enqueue` does; all are checked before any is written."""
         kind = self.registry.job_type(job_type)
+        for name, given in (("keys", keys), ("calls", calls)):
+            if given is not None and len(given) != len(payloads):
+                detail = f"Must be {len(payloads)}, one per payload."
+                raise PayloadInvalid(errors=[{"pointer": f"#/{name}", "detail": detail}])
         settings = self.settings(
             kind,
             due=_due(delay, at, from_now=session is None),
@@ -287,10 +290,9 @@ def _priority(value: Priority | int) -> Priority:
 def _count(name: str, given: int | None, default: float) -> int:
     if given is None:
         return int(default)
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise PayloadInvalid(
-            errors=[{"pointer": f"#/{name}", "detail": "Must be a whole number ≥ 1."}]
-        )
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MOST:
+        detail = f"Must be a whole number from 1 to {MOST}."
+        raise PayloadInvalid(errors=[{"pointer": f"#/{name}", "detail": detail}])
     return given
 
 
@@ -298,14 +300,20 @@ def _due(delay: float | None, at: datetime | None, *, from_now: bool) -> str:
     if delay is not None and at is not None:
         raise PayloadInvalid(errors=[{"pointer": "#/at", "detail": "Not together with delay."}])
     if delay is not None:
-        if not 0 <= delay < math.inf:
-            raise PayloadInvalid(errors=[{"pointer": "#/delay", "detail": "Must be ≥ 0 seconds."}])
+        if not isinstance(delay, int | float) or not 0 <= delay <= CENTURY:
+            raise PayloadInvalid(
+                errors=[{"pointer": "#/delay", "detail": f"Must be 0 to {CENTURY:.0f} seconds."}]
+            )
         # From the moment Redis sees it; through the outbox that may be much later than now.
         return f"+{int(delay * 1000)}" if from_now else str(int((time.time() + delay) * 1000))
     if at is not None:
-        if at.tzinfo is None:
+        if not isinstance(at, datetime) or at.tzinfo is None:
             raise PayloadInvalid(
                 errors=[{"pointer": "#/at", "detail": "Must be a time with its offset from UTC."}]
+            )
+        if at.timestamp() - time.time() > CENTURY:
+            raise PayloadInvalid(
+                errors=[{"pointer": "#/at", "detail": "Must be within a century."}]
             )
         return str(int(at.timestamp() * 1000))
     return ""

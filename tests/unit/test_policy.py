@@ -80,6 +80,7 @@ def test_full_jitter_spreads_over_the_whole_wait() -> None:
         {"factor": float("inf")},
         {"cap": 0},
         {"cap": float("inf")},
+        {"cap": 1e12},
         {"jitter": 1.1},
         {"jitter": -0.1},
     ],

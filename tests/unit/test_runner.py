@@ -170,7 +170,7 @@ def test_a_result_that_json_cannot_say_is_an_error(server: JobServer, result: ob
     assert (ending.word, ending.error_type) == ("retry", "TypeError")
 
 
-@pytest.mark.parametrize("seconds", [float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e12, 1e308])
 def test_nobody_snoozes_for_ever(server: JobServer, seconds: float) -> None:
     def snooze() -> None:
         raise Snooze(seconds)
