@@ -89,6 +89,10 @@ class PayloadTooLarge(JobServerError):
     status = 413
 
 
+class ResultTooLarge(JobServerError):
+    """The job's result is larger than 1 MiB."""
+
+
 class PayloadInvalid(JobServerError):
     """The payload does not fit the job type's schema."""
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import orjson
 
+from jobserver.errors import ResultTooLarge
+from jobserver.payload import MAX_BYTES
 from jobserver.policy import PRIORITIES, Priority
 
 Status = Literal["waiting", "delayed", "active", "completed", "failed", "canceled"]
@@ -185,7 +187,11 @@ def packed_traceback(text: str) -> str:
 
 
 def packed_value(value: bytes) -> str:
-    """Return a JSON result as RQ's result stream holds it."""
+    """Return a JSON result as RQ's result stream holds it; raises ResultTooLarge."""
+    if len(value) > MAX_BYTES:
+        raise ResultTooLarge(
+            f"The result has {len(value)} bytes; at most {MAX_BYTES} are kept: return where it lies"
+        )
     return base64.b64encode(value).decode()
 
 

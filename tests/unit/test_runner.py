@@ -170,6 +170,11 @@ def test_a_result_that_json_cannot_say_is_an_error(server: JobServer, result: ob
     assert (ending.word, ending.error_type) == ("retry", "TypeError")
 
 
+def test_a_result_too_large_for_one_command_is_an_error(server: JobServer) -> None:
+    ending = ends(server, lambda: "x" * (1024 * 1024))
+    assert (ending.word, ending.error_type) == ("retry", "ResultTooLarge")
+
+
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e12, 1e308])
 def test_nobody_snoozes_for_ever(server: JobServer, seconds: float) -> None:
     def snooze() -> None:
