@@ -14,6 +14,7 @@ from jobserver.errors import RedisUnavailable
 from jobserver.outcomes import JobCanceled
 
 INTERVAL = 0.1  # seconds between two writes
+MESSAGE_CHARS = 1000  # every message is an event too
 
 logger = logging.getLogger("jobserver.progress")
 
@@ -49,7 +50,7 @@ class Reporter:
         with self._lock:
             if percent > self._percent:  # not so for nan either
                 self._percent = min(100.0, percent)
-            self._pending = (self._percent, message)
+            self._pending = (self._percent, message[:MESSAGE_CHARS])
             self._write_in_time()
             if self._stopped_by:
                 raise JobCanceled(self._stopped_by)

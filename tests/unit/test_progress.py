@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver import JobCanceled, cancel_requested, current_run, errors, progress
-from jobserver.progress import INTERVAL, Reporter, Run, entered
+from jobserver.progress import INTERVAL, MESSAGE_CHARS, Reporter, Run, entered
 
 
 class Redis:
@@ -96,6 +96,12 @@ def test_progress_never_falls_and_stays_a_percentage(said: list[float]) -> None:
     assert values == sorted(values)
     assert all(0 <= percent <= 100 for percent in values)
     assert values[-1] == max(0, *(min(100, p) for p in said if p == p), 0)
+
+
+def test_a_message_is_cut_before_it_fills_the_event_stream(redis: Redis) -> None:
+    with entered(a_run(redis)):
+        progress(10, message="x" * 10_000)
+    assert redis.written == [(10, "x" * MESSAGE_CHARS)]
 
 
 @pytest.mark.parametrize(
