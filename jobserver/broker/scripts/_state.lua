@@ -33,6 +33,24 @@ local function job_key(id) return RQ .. 'job:' .. id end
 local function base(origin) return string.match(origin, '^[^:]*') end
 local function origins(queue) return {queue .. ':high', queue, queue .. ':low'} end
 
+-- Commands on one key that several jobs of a batch have in common are sent once, by flush.
+local batches, order = {}, {}
+local function gather(command, key, ...)
+  local name = command .. key
+  local batch = batches[name]
+  if not batch then
+    batch = {command, key}
+    batches[name] = batch
+    order[#order + 1] = batch
+  end
+  for i = 1, select('#', ...) do batch[#batch + 1] = (select(i, ...)) end
+end
+
+local function flush()
+  for _, batch in ipairs(order) do call(unpack(batch)) end
+  batches, order = {}, {}
+end
+
 local function event(name, id, run, ...)
   call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
 end
@@ -120,43 +138,45 @@ local function create(id, call_id, run, type, origin, data, timeout, attempts, d
     'attempts', attempts, 'due', later and string.format('%.0f', at) or '', 'payload', #data <= 4096 and data or '')
 end
 
-local untrimmed = {} -- registry and queue → what trim_all has to do for them, once a script
+local untrimmed = {} -- registry and queue → what settle has to trim for them, once a script
 
 -- The end of a job that has left all lists and registries: its state, its registry, its retention. exec: whose end it
--- was, or nil; rerun: the enqueue that is to follow, or nil. Call trim_all before the script returns.
+-- was, or nil; rerun: the enqueue that is to follow, or nil. Call settle before the script returns.
 local function conclude(id, origin, status, keep, age, exec, rerun)
   local job = job_key(id)
   local registry = ENDED[status]
-  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO, 'last', exec or '')
-  local at = tonumber(TIME[1]) + tonumber(TIME[2]) / 1000000 -- of two in one ms, too, the older is known
-  -- RQ scores canceled jobs by when that was, the others by when they expire.
-  call('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and at or at + age, id)
-  -- The sweep ends the job at that age, with its registry and its event; this is for when none runs.
-  call('EXPIRE', job, age + 3600)
-  call('EXPIRE', RQ .. 'results:' .. id, age + 3600)
   if rerun then
     purge(id, origin)
     create(unpack(cjson.decode(rerun)))
     if exec then call('HSET', job, 'last', exec) end -- the end may be handed in once more
-  else
-    local key = registry .. base(origin)
-    local spare = untrimmed[key] and untrimmed[key][4] or 100
-    untrimmed[key] = {registry, origin, keep, spare + 1}
+    return
   end
+  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO, 'last', exec or '')
+  local at = tonumber(TIME[1]) + tonumber(TIME[2]) / 1000000 -- of two in one ms, too, the older is known
+  -- RQ scores canceled jobs by when that was, the others by when they expire.
+  gather('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and at or at + age, id)
+  -- The sweep ends the job at that age, with its registry and its event; this is for when none runs.
+  call('EXPIRE', job, age + 3600)
+  call('EXPIRE', RQ .. 'results:' .. id, age + 3600)
+  local key = registry .. base(origin)
+  local spare = untrimmed[key] and untrimmed[key][4] or 100
+  untrimmed[key] = {registry, origin, keep, spare + 1}
 end
 
-local function trim_all()
+-- What every script that ends or hands out jobs does last.
+local function settle()
+  flush()
   for _, one in pairs(untrimmed) do trim(unpack(one)) end
 end
 
--- Take a run off its worker: nothing of the execution is left but what the job's hash says.
+-- Take a run off its worker: nothing of the execution is left but what the job's hash says, once flush has run.
 local function release(id, origin, exec, worker)
   local entry = id .. ':' .. exec
-  call('ZREM', RQ .. 'wip:' .. origin, entry)
-  call('ZREM', OURS .. 'leases', entry)
+  gather('ZREM', RQ .. 'wip:' .. origin, entry)
+  gather('ZREM', OURS .. 'leases', entry)
+  gather('SREM', RQ .. 'worker:' .. worker .. ':executions', entry)
   call('DEL', RQ .. 'execution:' .. entry)
   call('ZREM', RQ .. 'executions:' .. id, exec)
-  call('SREM', RQ .. 'worker:' .. worker .. ':executions', entry)
 end
 
 -- Clear away an execution whose job is no longer its own: deleted or moved by stock tools, or run by another by now.
@@ -173,3 +193,6 @@ local function record(id, kind, worker, field, value, exec, started)
   call('XADD', RQ .. 'results:' .. id, 'MAXLEN', 10, '*', 'type', kind, 'worker_name', worker, field, value,
     'execution_id', exec, 'execution_started_at', started, 'execution_ended_at', string.format('%.3f', NOW / 1000))
 end
+
+-- Count that a job ended the process it ran in; returns whether that makes it poison, which no attempt runs again.
+local function is_poison(id) return call('HINCRBY', job_key(id), 'crashes', 1) >= 3 end

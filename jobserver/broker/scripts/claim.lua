@@ -32,34 +32,41 @@ if request <= tonumber(call('GET', last) or -1) then
 end
 call('SET', last, request, 'EX', 86400)
 
--- An entry whose job is gone or lies elsewhere (stock tools can push twice) is dropped: its job is not lost by that.
-local function take(origin)
-  while true do
-    local id = call('LPOP', RQ .. 'queue:' .. origin)
-    if not id then return nil end
-    local job = job_key(id)
-    local f = read(id)
-    if f[11] == 'queued' and f[3] then
-      local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[5]) or 0) + 1
-      local entry = id .. ':' .. exec
-      if attempt > 1 then call('HDEL', job, 'progress', 'message') end
-      -- Stock tools requeue ended jobs with the expiry they had, and move jobs between queues.
-      call('PERSIST', job)
-      f[5], f[8], f[9] = attempt, origin, STARTED
-      call('HSET', job, 'status', 'started', 'started_at', ISO, 'started_ms', STARTED, 'worker_name', worker, 'exec', exec, 'attempt', attempt, 'origin', origin)
-      call('ZADD', RQ .. 'wip:' .. origin, FAR, entry)
-      call('ZADD', OURS .. 'leases', NOW + lease, entry)
-      call('HSET', RQ .. 'execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', STARTED, 'last_heartbeat', STARTED, 'worker_name', worker, 'origin', origin)
-      call('ZADD', RQ .. 'executions:' .. id, FAR, exec)
-      call('SADD', executions, entry)
-      event('claimed', id, f[1], 'queue', origin, 'attempt', attempt, 'worker', worker)
-      return row(id, exec, f)
-    elseif f[11] == 'queued' then -- no payload: nobody can run it, and it must not vanish
-      call('HSET', job, 'origin', origin, 'error_type', 'Unreadable', 'error_message', 'the job has no data')
-      event('failed', id, f[1], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
-      conclude(id, origin, 'failed', math.huge, 604800) -- how many the queue keeps is not known here
-    end
+-- Start one job of a list; nothing when its entry is stale: the job is gone or lies elsewhere (stock tools can push
+-- twice), and is not lost by dropping the entry.
+local function start(id, origin)
+  local job, f = job_key(id), read(id)
+  if f[11] ~= 'queued' then return end
+  if not f[3] then -- no payload: nobody can run it, and it must not vanish
+    call('HSET', job, 'origin', origin, 'error_type', 'Unreadable', 'error_message', 'the job has no data')
+    event('failed', id, f[1], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
+    return conclude(id, origin, 'failed', math.huge, 604800) -- how many the queue keeps is not known here
   end
+  local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[5]) or 0) + 1
+  local entry = id .. ':' .. exec
+  if attempt > 1 then call('HDEL', job, 'progress', 'message') end
+  -- Stock tools requeue ended jobs with the expiry they had, and move jobs between queues.
+  call('PERSIST', job)
+  f[5], f[8], f[9] = attempt, origin, STARTED
+  call('HSET', job, 'status', 'started', 'started_at', ISO, 'started_ms', STARTED, 'worker_name', worker, 'exec', exec, 'attempt', attempt, 'origin', origin)
+  call('HSET', RQ .. 'execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', STARTED, 'last_heartbeat', STARTED, 'worker_name', worker, 'origin', origin)
+  call('ZADD', RQ .. 'executions:' .. id, FAR, exec)
+  gather('ZADD', RQ .. 'wip:' .. origin, FAR, entry)
+  gather('ZADD', OURS .. 'leases', NOW + lease, entry)
+  gather('SADD', executions, entry)
+  event('claimed', id, f[1], 'queue', origin, 'attempt', attempt, 'worker', worker)
+  jobs[#jobs + 1] = row(id, exec, f)
+end
+
+-- Start up to `most` jobs of a list; returns how many.
+local function take(origin, most)
+  local first = #jobs
+  while #jobs - first < most do
+    local ids = call('LPOP', RQ .. 'queue:' .. origin, most - (#jobs - first))
+    if not ids then break end
+    for _, id in ipairs(ids) do start(id, origin) end
+  end
+  return #jobs - first
 end
 
 local function running(queue)
@@ -92,12 +99,9 @@ for pass = 1, 2 do -- first each queue its share, then whoever has more
     local most = pass == 1 and math.min(room[q], tonumber(ARGV[i + 3])) or room[q]
     if not dry[q] and most > 0 and free[executor] > 0 then
       for _, origin in ipairs(origins(name)) do
-        while most > 0 and free[executor] > 0 do
-          local job = take(origin)
-          if not job then break end
-          jobs[#jobs + 1] = job
-          most, room[q], free[executor] = most - 1, room[q] - 1, free[executor] - 1
-        end
+        local wanted = math.min(most, free[executor])
+        local taken = wanted > 0 and take(origin, wanted) or 0
+        most, room[q], free[executor] = most - taken, room[q] - taken, free[executor] - taken
       end
       if most > 0 and free[executor] > 0 then
         dry[q] = true
@@ -106,5 +110,5 @@ for pass = 1, 2 do -- first each queue its share, then whoever has more
     end
   end
 end
-trim_all()
+settle()
 return jobs

@@ -55,5 +55,5 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     answers[n + 1] = 'ok'
   end
 end
-trim_all()
+settle()
 return answers

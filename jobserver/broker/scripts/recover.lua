@@ -40,5 +40,5 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     taken[#taken + 1] = {id, run, outcome}
   end
 end
-trim_all()
+settle()
 return taken
