@@ -1,7 +1,7 @@
 -- Tell the events what stock tools did to ended jobs: ours say so themselves and leave a mark (`said`).
 -- ARGV: depth, then RQ queue names. Looks at the newest `depth` jobs of each registry, and deeper while all are news.
 -- Returns how many ends were told.
-local NAMES, told, depth = {finished = 'completed', failed = 'failed', stopped = 'failed', canceled = 'canceled'}, 0, tonumber(ARGV[1])
+local NAMES, told, depth = {finished = 'completed', failed = 'failed', stopped = 'canceled', canceled = 'canceled'}, 0, tonumber(ARGV[1])
 
 for i = 2, #ARGV do
   for _, registry in ipairs({'finished:', 'failed:', 'canceled:'}) do
