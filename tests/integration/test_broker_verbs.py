@@ -59,6 +59,13 @@ def canceled(hand: Hand, job_id: str) -> None:
     hand.broker.cancel(job_id, retention=KEPT)
 
 
+def stopped(hand: Hand, job_id: str) -> None:
+    waiting(hand, job_id)
+    claim = hand.take()
+    hand.broker.cancel(job_id, retention=KEPT)
+    hand.end(claim)
+
+
 State = Callable[[Hand, str], None]
 STATES: list[State] = [completed, failed, canceled, retrying, active, delayed, waiting]
 
@@ -124,7 +131,7 @@ def test_an_unknown_job_is_not_found(server: JobServer) -> None:
             verb("nothing")
 
 
-@pytest.mark.parametrize("state", [failed, canceled])
+@pytest.mark.parametrize("state", [failed, canceled, stopped])
 def test_a_retry_gives_new_attempts_and_a_clean_state(
     broker: Broker, redis: Redis, hand: Hand, state: State
 ) -> None:

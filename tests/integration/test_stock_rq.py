@@ -16,6 +16,7 @@ from redis import Redis
 from rq import Queue as RQQueue
 from rq import SimpleWorker
 from rq.job import Job as RQJob
+from rq.job import JobStatus
 from rq.registry import (
     FailedJobRegistry,
     FinishedJobRegistry,
@@ -323,6 +324,21 @@ def test_a_running_job_that_stock_rq_cancels_cannot_come_back(
     assert again.run_id != job.run_id
     assert hand.end(hand.take(), value=2) == "ok"
     assert server.fetch(job.id).result == 2
+
+
+def test_a_job_that_stock_rq_stopped_counts_as_canceled(server: JobServer, redis: Redis) -> None:
+    job = server.enqueue("engine_jobs.add", {"a": 1})
+    redis.delete("rq:queue:in-threads")
+    ours = theirs(redis, job.id)
+    ours.set_status(JobStatus.STOPPED)  # as its worker does on `send_stop_job_command`
+    FailedJobRegistry("in-threads", connection=redis, serializer=JSONSerializer).add(ours, 100)
+    found = server.fetch(job.id)
+    assert (found.status, found.raw_status) == ("canceled", "stopped")
+    assert server.broker.reconcile([THREADS]) == 1
+    assert story(redis) == ["queued", "canceled"]
+    server.retry(job.id)
+    assert places(redis, job.id) == ["queue:in-threads"]
+    assert [done.result for done in work()] == [1]
 
 
 @pytest.mark.parametrize("moment", ["waiting", "delayed", "running", "ended"])
