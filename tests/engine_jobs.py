@@ -163,3 +163,10 @@ def misbehave(how: str) -> object:
             note("swallowed")
     time.sleep(60)
     return None
+
+
+@job(queue=PROCESSES, policy=Policy(attempts=20, backoff=fixed(0)))
+def crash() -> None:
+    """End the process, whichever runs it."""
+    note("crash")
+    os.kill(os.getpid(), 11)

@@ -202,8 +202,8 @@ class Broker:
     ) -> tuple[list[str], list[Claim]]:
         """Hand in ended runs and take new ones, in one round trip.
 
-        `claim` comes from `claim_call`. Returns what became of each ending ('ok', 'recorded',
-        'lost') and the runs taken. After an error the same call may be sent again.
+        `claim` comes from `claim_call`. Returns what became of each ending ('ok', 'poison',
+        'recorded', 'lost') and the runs taken. After an error the same call may be sent again.
         """
         calls: list[Call] = []
         if endings:

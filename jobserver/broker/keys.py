@@ -9,7 +9,7 @@
 | rq:finished:, rq:failed:<origin> | zset | ids by expiry (s) |
 | rq:canceled:<origin> | zset | ids by when they were canceled (s) |
 | rq:results:<id> | stream | one entry per ended attempt, RQ's result format |
-| rq:execution:<id>:<exec> | hash | a running attempt, for RQ's readers; ours: origin |
+| rq:execution:<id>:<exec> | hash | a running attempt, for RQ's readers; ours: origin, shared |
 | rq:worker:<name>:executions | set | `<id>:<exec>` that the worker holds |
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
@@ -25,9 +25,9 @@
 
 An origin is a queue of RQ's: `<queue>:high`, `<queue>` or `<queue>:low`. Our fields of a job: type,
 run, call, key, owner, exec (who holds it), last (the exec that ended last), attempt, attempts,
-backoff, progress, message, due, cancel (asked for), rerun (what follows), said (the end that the
-events know). With another RQ_KEY_PREFIX than `rq`, our keys stand behind it:
-`<prefix>:jobserver:…`.
+backoff, progress, message, due, cancel (asked for), rerun (what follows), crashes (how often it
+ended its process), said (the end that the events know). With another RQ_KEY_PREFIX than `rq`, our
+keys stand behind it: `<prefix>:jobserver:…`.
 """
 
 from __future__ import annotations

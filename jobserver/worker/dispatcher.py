@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from jobserver.broker import Broker, Claim, Ending, Share
@@ -235,6 +236,8 @@ class Dispatcher:
         if word == "lost":
             logger.warning("Job %s stalled in queue %s: its run was taken over", claim.id, queue)
             return
+        if word == "poison":
+            ending = replace(ending, word="failed", error_type="Poison")
         self.tally[ending.word] += 1
         if ending.word == "completed":
             logger.info("Job %s completed in queue %s in %.0f ms", claim.id, queue, took * 1000)

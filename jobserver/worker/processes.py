@@ -143,10 +143,11 @@ class Processes:
         if killed_for == "shutdown":
             return Ending(claim=claim, word="release", reason="worker shut down")
         timed_out = killed_for == "timeout"
+        died = "ProcessDied" if death else "ProcessNotStarted"  # the first counts towards poison
         return failure(
             claim,
             text=f"The job's process ended: {how}",
-            error_type="JobTimeout" if timed_out else "ProcessDied",
+            error_type="JobTimeout" if timed_out else died,
             message=f"longer than {claim.timeout} s" if timed_out else how,
             reason=reason,
             job_type=known,

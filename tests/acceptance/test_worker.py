@@ -52,6 +52,18 @@ def test_a_job_that_ends_unusually_fails_with_its_reason(
     wait_until(lambda: server.fetch(after.id).status == "completed", what="the slot works on")
 
 
+def test_a_job_that_crashes_three_times_is_poison(
+    server: JobServer, start_worker: StartWorker
+) -> None:
+    bad = server.enqueue("engine_jobs.crash")
+    start_worker(WORKER_PROCESSES="2")
+    wait_until(lambda: server.fetch(bad.id).is_ended)
+    job = server.fetch(bad.id)
+    assert (job.status, job.error_type, job.attempt) == ("failed", "Poison", 3)
+    assert "SIGSEGV" in (job.error_message or "")
+    assert len(journal()) == 3
+
+
 def test_jobs_of_a_killed_worker_run_once_more(
     server: JobServer, start_worker: StartWorker
 ) -> None:

@@ -246,3 +246,37 @@ def test_a_long_result_stays_out_of_the_events(broker: Broker, redis: Redis, han
     assert broker.fetch("a").result == "x" * 5000
     assert events(redis, "a")[-1]["result"] == ""
     assert events(redis, "b")[0]["payload"] == ""
+
+
+def test_the_third_process_that_a_job_ends_makes_it_poison(
+    broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a", attempts=20)])
+    died = {"error_type": "ProcessDied", "error_message": "exit code 1", "reason": "exit code 1"}
+    for word, more, answer in (
+        ("retry", died, "ok"),
+        ("retry", {}, "ok"),  # an error of Python's in between clears it not
+        ("retry", died, "ok"),
+        ("release", {}, "ok"),
+        ("snooze", {}, "ok"),
+        ("retry", died, "poison"),
+    ):
+        broker.promote([Q])
+        assert hand.end(hand.take(), word, **more) == answer  # type: ignore[arg-type]
+    found = broker.fetch("a")
+    assert (found.status, found.error_type) == ("failed", "Poison")
+    assert (found.error_message, found.attempts - found.attempt) == ("exit code 1", 16)
+    assert events(redis, "a")[-1]["reason"] == "poison"
+    assert broker.retry(["a"], attempts=20) == ["retried"]
+    assert hand.end(hand.take(), "retry", **died) == "ok", "an operator's retry counts anew"  # type: ignore[arg-type]
+
+
+def test_a_canceled_job_whose_process_died_is_canceled(
+    broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a")])
+    redis.hset(keys.job("a"), "crashes", 2)
+    claim = hand.take()
+    broker.cancel("a", retention=Q.retention)
+    assert hand.end(claim, "retry", error_type="ProcessDied") == "ok"
+    assert broker.fetch("a").status == "canceled"

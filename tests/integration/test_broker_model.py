@@ -75,6 +75,8 @@ class Modelled:
     is_canceled: bool = False
     noted: EnqueueRequest | None = None
     history: int = 0
+    crashes: int = 0
+    shared: str = ""  # the exec that was not alone on its lost worker
 
     @property
     def origin(self) -> str:
@@ -302,7 +304,8 @@ class Scripts(RuleBasedStateMachine):
         self.hand_in(self.hands[hand], claim, word, waits)
 
     def hand_in(self, hand: Hand, claim: Claim, word: OutcomeWord, waits: bool) -> None:
-        answer = hand.end(claim, word, delay=3600 if waits else 0)
+        wait = 3600 if waits or word == "snooze" else 0  # else it were due for the idle chores
+        answer = hand.end(claim, word, delay=wait)
         assert answer == self.ended(claim, word, waits=waits)
 
     def ended(self, claim: Claim, word: OutcomeWord, *, waits: bool) -> str:
@@ -339,10 +342,21 @@ class Scripts(RuleBasedStateMachine):
         running = [job_id for job_id, job in self.model.jobs.items() if job.exec]
         job_id = data.draw(st.sampled_from(running))
         job = self.model.jobs[job_id]
+        worker = job.exec.partition("-")[2].partition("-")[0]  # of hand-<name>-<request>-<n>
+        others = [
+            self.model.jobs[other]
+            for other in running
+            if other != job_id and worker in self.model.jobs[other].exec
+        ]
+        was_alone = not others and job.shared != job.exec
+        for other in others:
+            other.shared = other.exec
+        job.crashes += was_alone and not job.is_canceled
         self.redis.zadd(keys.LEASES, {f"{job_id}:{job.exec}": 1}, xx=True)
         (recovery,) = self.broker.recover([Q], interval=3600, lease=15)
+        is_poison = was_alone and job.crashes >= 3
         status = "canceled" if job.is_canceled else "failed"
-        if not job.is_canceled and job.attempt < job.attempts:
+        if not job.is_canceled and not is_poison and job.attempt < job.attempts:
             status = "queued"
         assert (recovery.id, recovery.run, recovery.outcome) == (job_id, job.run, status)
         job.history += 1
@@ -391,7 +405,7 @@ class Scripts(RuleBasedStateMachine):
             return
         assert answer == ["retried"]
         self.model.leave(job_id)
-        job.attempts, job.is_canceled = job.attempt + 2, False
+        job.attempts, job.is_canceled, job.crashes = job.attempt + 2, False, 0
         self.model.push(job_id)
         self.model.tell("retried", job_id)
 
@@ -508,6 +522,7 @@ class Scripts(RuleBasedStateMachine):
             # Only an ended job may expire.
             assert (self.redis.ttl(keys.job(job_id)) == -1) is job.is_active
             assert self.redis.xlen(keys.results(job_id)) == min(10, job.history)
+            assert int(self.redis.hget(keys.job(job_id), "crashes") or 0) == job.crashes
         statuses = [job.status for job in self.model.jobs.values()]
         assert list(self.broker.counts([Q])["q"].values()) == [
             statuses.count(status)

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from jobserver import Queue, Retention
-from jobserver.broker import Broker, Claim, keys
+from jobserver.broker import Broker, Claim, Share, keys
 from jobserver.broker.job import traceback_text
 from tests.hands import Hand, events, places, request_of, story
 
@@ -180,3 +180,63 @@ def test_a_queue_that_nobody_declares_any_more_is_recovered_too(
     expire(redis, old.take())
     assert recover(broker) == [("a", "failed")]
     assert places(redis, "a") == ["failed:old"]
+
+
+def lose_alone(broker: Broker, redis: Redis, name: str) -> None:
+    """Let a worker of its own be lost with the one job that waits."""
+    expire(redis, Hand(broker, [Q], name=name).take())
+
+
+def test_the_third_worker_that_is_lost_with_one_job_alone_makes_it_poison(
+    broker: Broker, redis: Redis
+) -> None:
+    broker.enqueue([request_of("a", attempts=20)])
+    for outcome in ("queued", "queued", "failed"):
+        lose_alone(broker, redis, f"worker-{redis.dbsize()}")
+        assert recover(broker) == [("a", outcome)]
+    found = broker.fetch("a")
+    assert (found.error_type, found.error_message) == ("Poison", "worker lost")
+    assert (found.attempt, found.attempts) == (3, 20)
+    assert events(redis, "a")[-1]["reason"] == "poison"
+    assert broker.retry(["a"], attempts=20) == ["retried"]
+    lose_alone(broker, redis, "after")
+    assert recover(broker) == [("a", "queued")], "an operator's retry counts anew"
+
+
+def test_a_run_that_shared_its_lost_worker_is_no_suspect(
+    broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    broker.enqueue([request_of(name, attempts=20) for name in "ab"])
+    for _ in range(4):
+        first, second = hand.claim(threads=2)
+        expire(redis, first)
+        assert [outcome for _, outcome in recover(broker)] == ["queued"]
+        expire(redis, second)  # comes back in a later pass, when it is the last of its worker
+        assert [outcome for _, outcome in recover(broker)] == ["queued"]
+        expire(redis, *hand.claim(threads=2))
+        assert [outcome for _, outcome in recover(broker)] == ["queued", "queued"]
+    assert redis.hget(keys.job("a"), "crashes") is None
+    assert redis.hget(keys.job("b"), "crashes") is None
+    assert not redis.keys("rq:execution*")
+
+
+def test_the_next_worker_of_that_name_does_not_clear_a_suspect(
+    broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a", attempts=20)])
+    claim = hand.take()
+    broker.enqueue([request_of("b")])
+    call = broker.claim_call(
+        hand.name,
+        request=1,
+        token="another-life-",
+        lease=15,
+        processes=0,
+        threads=1,
+        shares=[Share(queue=Q, quota=1, room=1)],
+        known=[],
+    )
+    assert len(broker.exchange(hand.name, endings=(), claim=call)[1]) == 1
+    expire(redis, claim)
+    assert recover(broker) == [("a", "queued")]
+    assert redis.hget(keys.job("a"), "crashes") == b"1"

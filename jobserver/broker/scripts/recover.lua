@@ -1,5 +1,5 @@
 -- Take jobs back whose worker let the lease run out: to the front of their queue, the attempt spent, or failed
--- when it was the last one.
+-- when it was the last one, or when the job was alone on a lost worker (or ended its own process) three times.
 -- ARGV: interval_ms (between two passes), lease_ms, limit, the text 'worker lost' as RQ's result stream wants it,
 --       then per queue: name, failed count, failed age.
 -- After a gap between passes (the server was away, so no worker could renew) one full lease of grace is given.
@@ -14,6 +14,21 @@ if NOW < grace then return {} end
 local keep = {}
 for i = 5, #ARGV, 3 do keep[ARGV[i]] = {tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])} end
 
+-- Whether a lost worker held this run only. Its leases run out one by one: those that are still to come back are told
+-- that they were not alone. A worker's name may be used again, so only what this life of it claimed counts.
+local function was_alone(entry, exec, worker)
+  local life, alone = string.match(exec, '^(.-)%d+%-%d+$'), not call('HGET', RQ .. 'execution:' .. entry, 'shared')
+  for _, other in ipairs(call('SMEMBERS', RQ .. 'worker:' .. worker .. ':executions')) do
+    local execution = RQ .. 'execution:' .. other
+    local is_its = other ~= entry and string.match(other, '^[^:]*:(.-)%d+%-%d+$') == life
+    if is_its and call('EXISTS', execution) == 1 then -- else it was taken back just now
+      alone = false
+      call('HSET', execution, 'shared', 1)
+    end
+  end
+  return alone
+end
+
 local taken = {}
 for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 0, tonumber(ARGV[3]))) do
   local id, exec = string.match(entry, '^([^:]*):(.*)$')
@@ -25,16 +40,20 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     local origin, run, attempt, attempts, worker = f[2], f[3], tonumber(f[4]), tonumber(f[5]) or 1, f[6]
     local kept = keep[base(origin)] or {1000, 604800}
     local outcome = f[7] and 'canceled' or attempt < attempts and 'queued' or 'failed'
+    local error_type, reason = 'WorkerLost', 'worker lost'
+    if was_alone(entry, exec, worker) and outcome ~= 'canceled' and is_poison(id) then
+      outcome, error_type, reason = 'failed', 'Poison', 'poison'
+    end
     release(id, origin, exec, worker)
-    call('HSET', job, 'error_type', 'WorkerLost', 'error_message', 'worker lost')
+    call('HSET', job, 'error_type', error_type, 'error_message', 'worker lost')
     event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost')
     record(id, 2, worker, 'exc_string', ARGV[4], exec, f[9])
     if outcome == 'queued' then
       call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '')
       push(id, origin, true)
     else
-      event(outcome, id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'error_type', 'WorkerLost',
-        'error_message', 'worker lost', 'reason', 'worker lost', 'retry_at', '')
+      event(outcome, id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'error_type', error_type,
+        'error_message', 'worker lost', 'reason', reason, 'retry_at', '')
       conclude(id, origin, outcome, kept[1], kept[2], nil, f[10])
     end
     taken[#taken + 1] = {id, run, outcome}

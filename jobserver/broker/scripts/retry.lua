@@ -13,7 +13,7 @@ for i = 2, #ARGV do
     call('ZREM', RQ .. ENDED[f[1]] .. ':' .. f[2], id)
     call('PERSIST', job)
     call('PERSIST', RQ .. 'results:' .. id)
-    call('HDEL', job, 'ended_at', 'cancel', 'progress', 'message', 'error_type', 'error_message')
+    call('HDEL', job, 'ended_at', 'cancel', 'progress', 'message', 'error_type', 'error_message', 'crashes')
     call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'attempts', (tonumber(f[4]) or 0) + tonumber(ARGV[1]))
     push(id, f[2])
     event('retried', id, f[3], 'queue', f[2])
