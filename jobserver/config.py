@@ -311,3 +311,5 @@ def _content(path: Path) -> str:
         return ""
     except OSError as error:
         raise ConfigInvalid(f"{path}: it cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(f"{path}: it cannot be read (it is no UTF-8 text)") from None

@@ -50,7 +50,12 @@ def start(root: Path, *, reload: bool = False) -> NoReturn:
     load_environment(root)
     is_embedded = redis_url_in(os.environ) is None
     config = Config.from_env()
-    config.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        config.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigInvalid(
+            f"JOBSERVER_INSTANCE={str(config.instance_path)!r} cannot be made: {error.strerror}"
+        ) from None
     _require_free(config.port, what=f"PORT={config.port}", otherwise="set PORT to another one")
     valkey: list[str] = []
     if is_embedded:

@@ -9,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobserver.config import Config
+from jobserver.errors import ConfigInvalid
 
 CONNECT_TIMEOUT = 1.0  # seconds: with one command's 1 s a dead server is noticed in under 2 s
 
@@ -39,14 +40,20 @@ class Connection(Redis):
 
     def __init__(self, **options: Any) -> None:
         if options.get("connection_pool") is None:
-            pool = ConnectionPool.from_url(Config.from_env().redis_url)
-            options = {"connection_pool": pool}
+            options = {"connection_pool": ConnectionPool.from_url(_configured_url())}
         super().__init__(**options)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         """Connect to the server of `rq --url`, or of REDIS_URL, which our config reads too."""
         return cls(connection_pool=ConnectionPool.from_url(url, **options))
+
+
+def _configured_url() -> str:
+    try:
+        return Config.from_env().redis_url
+    except ConfigInvalid as error:  # one line, where `rq` would print a traceback
+        raise SystemExit(f"jobserver: {error}") from None
 
 
 def _options(timeout: float) -> dict[str, Any]:

@@ -271,6 +271,15 @@ def test_a_bad_variable_is_one_line(system: System, variable: str, value: str) -
     assert line.startswith(f"jobserver: {variable}: '{value}' is not accepted; use a")
 
 
+def test_an_instance_directory_that_cannot_be_is_one_line(system: System) -> None:
+    (system.directory / "file").touch()
+    place = system.directory / "file" / "instance"
+    line = system.refusal(JOBSERVER_INSTANCE=str(place))
+    assert line == f"jobserver: {place / 'redis-url'}: it cannot be read (Not a directory)"
+    line = system.refusal(JOBSERVER_INSTANCE="/proc/nowhere")
+    assert line.startswith("jobserver: JOBSERVER_INSTANCE='/proc/nowhere' cannot be made: ")
+
+
 def test_a_bad_line_in_the_env_file_is_one_line_too(system: System) -> None:
     (system.directory / ".env").write_text("RQ_KEY_PREFIX='my app'\n")
     line = system.refusal()
