@@ -272,12 +272,10 @@ def test_a_bad_variable_is_one_line(system: System, variable: str, value: str) -
 
 
 def test_an_instance_directory_that_cannot_be_is_one_line(system: System) -> None:
-    (system.directory / "file").touch()
-    place = system.directory / "file" / "instance"
+    place = system.directory / "dangling"
+    place.symlink_to(system.directory / "nowhere")
     line = system.refusal(JOBSERVER_INSTANCE=str(place))
-    assert line == f"jobserver: {place / 'redis-url'}: it cannot be read (Not a directory)"
-    line = system.refusal(JOBSERVER_INSTANCE="/proc/nowhere")
-    assert line.startswith("jobserver: JOBSERVER_INSTANCE='/proc/nowhere' cannot be made: ")
+    assert line.startswith(f"jobserver: JOBSERVER_INSTANCE={str(place)!r} cannot be made: ")
 
 
 def test_a_bad_line_in_the_env_file_is_one_line_too(system: System) -> None:
