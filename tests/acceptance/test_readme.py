@@ -30,7 +30,13 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_settings_table_is_what_the_code_reads() -> None:
-    assert Settings.table() in README
+    assert README.count("| Variable |") == README.count(Settings.table()) == 1
+
+
+def test_what_it_links_to_is_there() -> None:
+    linked = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert linked
+    assert [path for path in linked if not (ROOT / path).exists()] == []
 
 
 def test_it_fits_in_250_lines() -> None:
