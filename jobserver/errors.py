@@ -94,7 +94,7 @@ class ResultTooLarge(JobServerError):
 
 
 class PayloadInvalid(JobServerError):
-    """The payload does not fit the job type's schema."""
+    """The input is not valid."""
 
     status = 422
 

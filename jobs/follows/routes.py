@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from math import ceil
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request, url_for
@@ -20,10 +21,9 @@ from jobs.follows.schemas import (
 )
 from jobs.follows.status import get_sync_status
 from jobs.records import Follow, Product, Shop, db
+from jobs.settings import current_settings
 from jobserver import JobServer
 from jobserver.errors import Malformed
-
-POLL_SECONDS = 2
 
 follows = Blueprint("follows", __name__, url_prefix="/api/follows")
 shops = Blueprint("shops", __name__, url_prefix="/api/shops")
@@ -57,7 +57,7 @@ def create() -> tuple[Response, int, dict[str, str]]:
     }
     headers = {
         "Location": status,
-        "Retry-After": str(POLL_SECONDS),
+        "Retry-After": str(ceil(current_settings().poll_interval)),
         "Link": f'<{status}>; rel="status"',
     }
     return jsonify(body), 202, headers

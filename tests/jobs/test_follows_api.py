@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,20 @@ def test_the_body_is_json_whatever_its_content_type(client: FlaskClient, shops: 
     )
     form = "application/x-www-form-urlencoded"  # what the seed's curl -d sends
     assert client.post("/api/follows", data=body, content_type=form).status_code == 202
+
+
+def test_pollers_are_told_the_configured_interval(
+    app: Flask, client: FlaskClient, shops: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = app.extensions["jobserver"]
+    monkeypatch.setattr(server, "config", replace(server.config, poll_interval=4.5))
+    assert post(client, shops[1], shops[0]).headers["Retry-After"] == "5"
+
+
+def test_a_wrong_page_is_not_called_a_wrong_payload(client: FlaskClient) -> None:
+    problem = client.get("/api/follows?limit=0").get_json()
+    assert problem["title"] == "The input is not valid."
+    assert [error["pointer"] for error in problem["errors"]] == ["#/limit"]
 
 
 @pytest.mark.parametrize(
