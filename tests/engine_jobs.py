@@ -170,3 +170,30 @@ def crash() -> None:
     """End the process, whichever runs it."""
     note("crash")
     os.kill(os.getpid(), 11)
+
+
+@job(queue=THREADS, policy=Policy(attempts=1, timeout=1))
+def hang(how: str) -> object:
+    """End in an unusual way, or not in time."""
+    if how == "object":
+        return object()
+    if how == "base":
+        raise BaseException("unusual")
+    while how == "loop":
+        pass
+    while how == "swallow":
+        try:
+            gate.wait(0.01)
+        except BaseException:
+            note("swallowed")
+    time.sleep(60)  # in C: no exception of ours ends it
+    return None
+
+
+@job(queue=THREADS, policy=Policy(attempts=2, timeout=1, backoff=fixed(0)))
+def hang_twice(how: str) -> None:
+    """As `hang`, to be repeated."""
+    note("begin")
+    while how == "loop":
+        pass
+    time.sleep(60)

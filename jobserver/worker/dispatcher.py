@@ -271,9 +271,12 @@ class Dispatcher:
                 self.processes.interrupt(claim, "shutdown")
 
     def _overdue_threads(self) -> None:
-        now = time.monotonic()
-        for claim in self.threads.overdue(now):
-            logger.warning("Job %s is beyond its timeout of %d s", claim.id, claim.timeout)
+        for ending in self.threads.overdue(time.monotonic()):
+            if ending.claim.exec in self.held:
+                self._pending.append(ending)
+        if self.threads.is_stuck and self._stop_at is None:
+            logger.error("A job does not stop at its timeout: the worker will exit, to be replaced")
+            self.stop(within=self.config.drain_seconds)
 
     def _do_chores(self, now: float) -> None:
         try:

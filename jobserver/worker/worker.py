@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ from jobserver.worker.template import Template
 from jobserver.worker.threads import Threads
 
 TIMEOUT = 5.0  # seconds for one command of the dispatcher
+STUCK = 3  # exit code of a worker that must be replaced: a job of its threads does not stop
 STATISTICS = 30.0  # seconds between two statistics lines (seed S1)
 
 logger = logging.getLogger("jobserver.worker")
@@ -98,6 +100,7 @@ class Worker(BaseWorker):
             self.server,
             slots=config.worker_concurrency if self._has("thread") else 0,
             wake=lambda: dispatcher.wake(),
+            drain=config.drain_seconds,
         )
         slots = config.worker_processes if self._has("process") else 0
         processes = Processes(self.server, template, slots=slots)
@@ -124,6 +127,9 @@ class Worker(BaseWorker):
             template.close()
             self._leave()
         logger.info("Queue Worker has stopped: %s", self.name)
+        if threads.is_stuck:  # a common exit could wait for what the stuck job has started
+            logging.shutdown()
+            os._exit(STUCK)
         return done > 0
 
     def _names(self) -> list[str]:

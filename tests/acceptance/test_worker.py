@@ -64,6 +64,34 @@ def test_a_job_that_crashes_three_times_is_poison(
     assert len(journal()) == 3
 
 
+def test_jobs_beyond_their_timeout_in_threads_are_reported_and_their_worker_replaced(
+    server: JobServer, start_worker: StartWorker
+) -> None:
+    worker = start_worker("in-threads", DRAIN_SECONDS="0.5")
+    ways = ("object", "base", "loop", "swallow", "sleep")
+    jobs = {how: server.enqueue("engine_jobs.hang", {"how": how}) for how in ways}
+    stops, stays = (server.enqueue("engine_jobs.hang_twice", {"how": h}) for h in ("loop", "sleep"))
+    wait_until(lambda: ended(server, list(jobs.values())))
+    done = {how: server.fetch(job.id) for how, job in jobs.items()}
+    assert {how: (job.status, job.error_type) for how, job in done.items()} == {
+        "object": ("failed", "TypeError"),
+        "base": ("failed", "BaseException"),
+        "loop": ("failed", "JobTimeout"),
+        "swallow": ("failed", "JobTimeout"),
+        "sleep": ("failed", "JobTimeout"),
+    }
+    for job in (done["loop"], done["swallow"], done["sleep"]):
+        assert job.started_at and job.ended_at
+        assert 1 <= (job.ended_at - job.started_at).total_seconds() < 3
+    wait_until(lambda: server.fetch(stops.id).is_ended, what="a thread that stops is free again")
+    assert server.fetch(stops.id).attempt == 2
+    assert server.fetch(stays.id).status == "active", "it runs on: its retry must wait"
+    assert worker.wait(timeout=15) == 3
+    waits = server.fetch(stays.id)
+    assert (waits.status, waits.attempt, waits.error_type) == ("delayed", 1, "JobTimeout")
+    assert len([line for line in journal() if line[3] == "swallowed"]) == 1
+
+
 def test_jobs_of_a_killed_worker_run_once_more(
     server: JobServer, start_worker: StartWorker
 ) -> None:
