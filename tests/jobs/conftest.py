@@ -61,6 +61,7 @@ def application(
     with app.app_context():
         db.session.remove()
         db.engine.dispose()
+    app.extensions["jobserver"].broker.connection.close()
 
 
 @pytest.fixture
