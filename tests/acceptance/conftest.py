@@ -55,6 +55,7 @@ def server(
     app = create_app()
     with app.app_context():
         yield app.extensions["jobserver"]
+    app.extensions["jobserver"].broker.connection.close()
 
 
 @pytest.fixture
