@@ -46,6 +46,8 @@ class Server:
     outbox: Outbox
 
     def __init__(self, *, jobs: Iterable[str] = (), db: object = None) -> None:
+        if isinstance(jobs, str):
+            raise DeclarationInvalid(f"jobs={jobs!r} is not accepted: use a list of modules")
         self._modules = tuple(jobs)
         self.db = db
 

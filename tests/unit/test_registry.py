@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobserver import Every, JobType, Queue, Retention, errors, job
+from jobserver import Every, JobServer, JobType, Queue, Retention, errors, job
 from jobserver.registry import Registry
 from tests import engine_jobs
 
@@ -181,3 +181,8 @@ def test_two_recurring_entries_of_one_id_are_refused() -> None:
         registry.add_entry(Every(id="tick", seconds=6, job=job_type))
     with pytest.raises(errors.DeclarationInvalid, match="seconds"):
         Every(id="often", seconds=0.5, job=job_type)
+
+
+def test_one_name_is_not_a_list_of_letters() -> None:
+    with pytest.raises(errors.DeclarationInvalid, match="use a list of modules"):
+        JobServer(jobs="shop.jobs")
