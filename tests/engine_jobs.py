@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -197,3 +198,9 @@ def hang_twice(how: str) -> None:
     while how == "loop":
         pass
     time.sleep(60)
+
+
+@job(queue=THREADS)
+def freeze() -> None:
+    """Hold the GIL, as a careless C extension does: the whole process stands still."""
+    ctypes.PyDLL(None).sleep(120)

@@ -24,6 +24,7 @@ from jobserver.outcomes import JobCanceled
 from jobserver.policy import Queue, Retention
 from jobserver.worker.processes import GRACE, Processes
 from jobserver.worker.threads import Threads
+from jobserver.worker.watchdog import Watchdog
 
 BATCH = 200  # ends handed in per round trip
 POLL = 1.0  # seconds between looks at the queues while no doorbell rings (stock tools ring none)
@@ -63,6 +64,7 @@ class Dispatcher:
         processes: Processes,
         doorbell: Doorbell,
         heartbeat: Callable[[Dispatcher], None],
+        watchdog: Watchdog,
     ) -> None:
         self.broker = broker
         self.config = config
@@ -71,6 +73,7 @@ class Dispatcher:
         self.threads = threads
         self.processes = processes
         self.doorbell = doorbell
+        self.watchdog = watchdog
         self.held: dict[str, Claim] = {}  # by execution, until their end is recorded
         self.tally: Counter[str] = Counter()
         self.busy_seconds = 0.0
@@ -123,6 +126,7 @@ class Dispatcher:
         idle_since = time.monotonic()
         while True:
             now = time.monotonic()
+            self.watchdog.pat(now)
             if now >= self._retry_at:
                 self._do_chores(now)
             self._collect()

@@ -31,6 +31,7 @@ from jobserver.worker.dispatcher import Dispatcher
 from jobserver.worker.processes import Processes, work
 from jobserver.worker.template import Template
 from jobserver.worker.threads import Threads
+from jobserver.worker.watchdog import Watchdog
 
 TIMEOUT = 5.0  # seconds for one command of the dispatcher
 STUCK = 3  # exit code of a worker that must be replaced: a job of its threads does not stop
@@ -104,6 +105,8 @@ class Worker(BaseWorker):
         )
         slots = config.worker_processes if self._has("process") else 0
         processes = Processes(self.server, template, slots=slots)
+        # Its leases are gone by then, even if the dispatcher waited for a hanging Redis before.
+        watchdog = Watchdog(patience=config.lease_seconds + 2 * TIMEOUT)
         dispatcher = Dispatcher(
             broker,
             config,
@@ -113,6 +116,7 @@ class Worker(BaseWorker):
             processes=processes,
             doorbell=doorbell,
             heartbeat=self._beat,
+            watchdog=watchdog,
         )
         self._listen(dispatcher)
         processes.warm(config.worker_processes)
@@ -123,6 +127,7 @@ class Worker(BaseWorker):
         try:
             done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
         finally:
+            watchdog.close()
             signal.set_wakeup_fd(-1)
             template.close()
             self._leave()

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
@@ -90,6 +91,15 @@ def test_jobs_beyond_their_timeout_in_threads_are_reported_and_their_worker_repl
     waits = server.fetch(stays.id)
     assert (waits.status, waits.attempt, waits.error_type) == ("delayed", 1, "JobTimeout")
     assert len([line for line in journal() if line[3] == "swallowed"]) == 1
+
+
+def test_a_frozen_worker_ends_itself(
+    server: JobServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    server.enqueue("engine_jobs.freeze")
+    worker = start_worker("in-threads", LEASE_SECONDS="1")
+    assert worker.wait(timeout=25) == 1
+    assert "in freeze" in (tmp_path / "worker-0.log").read_text(), "it says where it stood"
 
 
 def test_jobs_of_a_killed_worker_run_once_more(
