@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -122,8 +123,10 @@ def _serve(control: socket.socket, work: Callable[[Connection], None]) -> None:
             die_with_parent()
             try:
                 work(Connection(fds[0]))
-            finally:
-                os._exit(0)
+            except BaseException:  # of ours, not of a job: those end in `perform`
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
         os.close(fds[0])
 
 
