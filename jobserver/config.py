@@ -198,7 +198,7 @@ class Config:
     events_max_mib: int = setting(
         "EVENTS_MAX_MIB",
         kind=whole_number(1),
-        help="Bound of the events stream in Redis, in MiB.",
+        help="About how much Redis keeps of the event stream, at 256 bytes an event.",
         default=64,
     )
     poll_interval: float = setting(
@@ -207,13 +207,6 @@ class Config:
         help="Seconds between polls that clients are told to keep.",
         default=2.0,
         shown="2",
-    )
-    log_dir: Path | None = setting(
-        "LOG_DIR",
-        kind=PATH,
-        help="Directory for log files, beside the console.",
-        default=None,
-        shown="none",
     )
     log_level: str = setting(
         "LOG_LEVEL",

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Flask
@@ -73,7 +73,7 @@ class Server:
         payload: Mapping[str, object] | None = None,
         *,
         session: Session | scoped_session[Any] | None = None,
-        delay: float | None = None,
+        delay: float | timedelta | None = None,
         at: datetime | None = None,
         priority: Priority | int = "normal",
         key: str | None = None,
@@ -112,7 +112,7 @@ class Server:
         payloads: Sequence[Mapping[str, object]],
         *,
         session: Session | scoped_session[Any] | None = None,
-        delay: float | None = None,
+        delay: float | timedelta | None = None,
         at: datetime | None = None,
         priority: Priority | int = "normal",
         keys: Sequence[str] | None = None,
@@ -298,9 +298,11 @@ def _count(name: str, given: int | None, default: float) -> int:
     return given
 
 
-def _due(delay: float | None, at: datetime | None, *, from_now: bool) -> str:
+def _due(delay: float | timedelta | None, at: datetime | None, *, from_now: bool) -> str:
     if delay is not None and at is not None:
         raise PayloadInvalid(errors=[{"pointer": "#/at", "detail": "Not together with delay."}])
+    if isinstance(delay, timedelta):
+        delay = delay.total_seconds()
     if delay is not None:
         if not isinstance(delay, int | float) or not 0 <= delay <= CENTURY:
             raise PayloadInvalid(

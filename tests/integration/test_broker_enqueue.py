@@ -328,10 +328,15 @@ def test_the_delay_of_a_noted_run_counts_from_its_enqueue(
     assert hand.take().run == "r3"
 
 
-@pytest.mark.parametrize("option", ["delay", "at"])
-def test_a_delayed_job_waits_elsewhere(server: JobServer, redis: Redis, option: str) -> None:
-    in_an_hour = {"delay": 3600.5, "at": datetime.now(UTC) + timedelta(hours=1)}[option]
-    options = {"priority": "high", option: in_an_hour}
+@pytest.mark.parametrize("how", ["seconds", "timedelta", "at"])
+def test_a_delayed_job_waits_elsewhere(server: JobServer, redis: Redis, how: str) -> None:
+    hour = timedelta(hours=1)
+    in_an_hour = {
+        "seconds": {"delay": 3600.5},
+        "timedelta": {"delay": hour},
+        "at": {"at": datetime.now(UTC) + hour},
+    }
+    options: dict[str, Any] = {"priority": "high", **in_an_hour[how]}
     job = server.enqueue("engine_jobs.named", {"name": "a"}, **options)
     assert (job.status, job.raw_status) == ("delayed", "scheduled")
     assert places(redis, job.id) == ["scheduled:in-threads:high"]

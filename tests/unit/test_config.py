@@ -49,15 +49,14 @@ def test_the_process_environment_is_read_by_default(
 
 
 def test_an_empty_variable_counts_as_unset(instance: Path) -> None:
-    config = config_of(instance, PORT="", REDIS_URL=" ", REDIS_HOST="", LOG_DIR="")
+    config = config_of(instance, PORT="", REDIS_URL=" ", REDIS_HOST="")
     assert config == Config(instance_path=instance)
 
 
 def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    config = Config.from_env({"LOG_DIR": "logs"})
-    assert config.instance_path == tmp_path / "instance"
-    assert config.log_dir == tmp_path / "logs"
+    assert Config.from_env({}).instance_path == tmp_path / "instance"
+    assert Config.from_env({"JOBSERVER_INSTANCE": "kept"}).instance_path == tmp_path / "kept"
 
 
 def test_redis_url_wins_over_its_parts(instance: Path) -> None:
