@@ -128,8 +128,8 @@ class Queue:
 
     `key` and `aliases` are other names that every route and command accepts. `concurrency` limits
     the jobs running in one worker, `global_concurrency` those in all workers together (None: no
-    limit). `weight` is the queue's share when several compete for slots. `memory_limit` (MiB) ends
-    a child process that grows beyond it.
+    limit). `weight` is the queue's share when several compete for slots. A job in a child process
+    that allocates beyond `memory_limit` (MiB, the app included) gets a MemoryError (Linux).
     """
 
     name: str

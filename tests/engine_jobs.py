@@ -25,6 +25,7 @@ from jobserver import (
 KEPT = Retention(completed_count=100_000, failed_count=100_000)
 PROCESSES = Queue("in-processes", key="PROC", aliases=("procs",), retention=KEPT)
 THREADS = Queue("in-threads", executor="thread", retention=KEPT)
+LIMITED = Queue("limited", memory_limit=300, retention=KEPT)
 KEEPS_THREE = Queue("keeps-three", executor="thread", retention=Retention(completed_count=3))
 
 gate = threading.Event()  # jobs of THREADS that run in this process can wait for it
@@ -204,3 +205,9 @@ def hang_twice(how: str) -> None:
 def freeze() -> None:
     """Hold the GIL, as a careless C extension does: the whole process stands still."""
     ctypes.PyDLL(None).sleep(120)
+
+
+@job(queue=LIMITED, policy=Policy(attempts=1))
+def fill(mib: int) -> int:
+    """Take memory in small pieces, up to a number of MiB."""
+    return len([bytes(1024 * 1024) for _ in range(mib)])

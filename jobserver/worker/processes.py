@@ -10,12 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from jobserver.broker import Claim, Ending
+from jobserver.broker.job import queue_of
 from jobserver.outcomes import JobTimeout
 from jobserver.runner import ending_of, failure, perform
 from jobserver.server import Server
@@ -167,21 +168,52 @@ def work(server: Server) -> Callable[[Connection], None]:
                 claim = pipe.recv()
             except (EOFError, OSError):
                 return
+            limit = _memory_limit(server, claim)
             signal.setitimer(signal.ITIMER_REAL, claim.timeout)
             try:
-                ending = perform(server, claim)
-            except JobTimeout as error:  # it struck between the job's end and its being noted
+                with _limited_to(limit):
+                    ending = perform(server, claim)
+            # A timeout between the job's end and its being noted, or no memory left to note it.
+            except (JobTimeout, MemoryError) as error:
                 known = server.registry.types.get(claim.type)
                 ending = ending_of(claim, error, job_type=known)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+            ran_out = limit is not None and ending.error_type == "MemoryError"
+            if ran_out:
+                message = f"beyond its queue's memory_limit of {limit} MiB"
+                ending = replace(ending, error_message=message, reason="memory limit")
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             is_last = number == JOBS_PER_CHILD or peak > allowed or threading.active_count() > 64
+            is_last = is_last or ran_out
             pipe.send((ending, is_last))
             if is_last:
                 return
 
     return serve
+
+
+def _memory_limit(server: Server, claim: Claim) -> int | None:
+    queue = server.registry.queues.get(queue_of(claim.origin)[0])
+    return queue.memory_limit if queue else None
+
+
+@contextmanager
+def _limited_to(mib: int | None) -> Iterator[None]:
+    # RLIMIT_DATA (Linux 4.7, setrlimit(2)) counts what the process has to itself; RLIMIT_AS would
+    # count every library that is mapped.
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if mib is None:
+        yield
+        return
+    wanted = mib * 1024 * 1024
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _alarm(signum: int, frame: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_a_frozen_worker_ends_itself(
     worker = start_worker("in-threads", LEASE_SECONDS="1")
     assert worker.wait(timeout=25) == 1
     assert "in freeze" in (tmp_path / "worker-0.log").read_text(), "it says where it stood"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts little elsewhere")
+def test_a_job_cannot_take_more_memory_than_its_queue_allows(
+    server: JobServer, start_worker: StartWorker
+) -> None:
+    small, large = (server.enqueue("engine_jobs.fill", {"mib": mib}) for mib in (20, 2000))
+    after = server.enqueue("engine_jobs.fill", {"mib": 20})
+    start_worker("limited", WORKER_PROCESSES="1")
+    wait_until(lambda: ended(server, [small, large, after]))
+    assert [server.fetch(job.id).status for job in (small, large, after)] == [
+        *("completed", "failed", "completed"),
+    ]
+    job = server.fetch(large.id)
+    assert job.error_type == "MemoryError"
+    assert job.error_message == "beyond its queue's memory_limit of 300 MiB"
 
 
 def test_jobs_of_a_killed_worker_run_once_more(
