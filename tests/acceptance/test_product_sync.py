@@ -179,14 +179,16 @@ def test_every_committed_follow_is_synced_once_whatever_dies(
     valkey = psutil.Process(redis.info("server")["process_id"])
     web = system.programs("gunicorn")[0]
     is_done = threading.Event()
+    killed: list[int] = []
 
     def disturb() -> None:
-        while not is_done.wait(0.7):
+        while not is_done.wait(0.3):
             # The push hangs between commit and Redis: whoever is killed now leaves outbox rows.
             valkey.suspend()
             is_done.wait(0.5)
             for child in web.children():
                 child.kill()
+                killed.append(child.pid)
             valkey.resume()
 
     disturber = threading.Thread(target=disturb)
@@ -211,6 +213,7 @@ def test_every_committed_follow_is_synced_once_whatever_dies(
         is_done.set()
         disturber.join()
     redis.close()
+    assert len(killed) >= 2, "web processes died meanwhile"
     follows = [int(str(row[0])) for row in shops.rows("SELECT id FROM follows")]
     assert len(follows) == count
     assert all(shops.follow(*pair).status_code == 409 for pair in pairs[:5]), "rolled back"

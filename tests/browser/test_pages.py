@@ -153,9 +153,12 @@ def test_workers_are_shown_with_what_they_run(
 
 
 def test_errors_are_pages_too(signed_in: Page, site: str, picture: Picture) -> None:
-    signed_in.goto(f"{site}/rq/0/view/job/missing")
+    # The browser complains of the 404 itself, some time after it shows the page.
+    with signed_in.expect_console_message(lambda message: "404" in message.text):
+        signed_in.goto(f"{site}/rq/0/view/job/missing")
     expect(signed_in.get_by_role("heading", name="Not Found")).to_be_visible()
     picture(signed_in, "not-found")
-    signed_in.complaints.clear()  # type: ignore[attr-defined]  # the 404 itself
+    signed_in.complaints.clear()  # type: ignore[attr-defined]
     signed_in.get_by_role("link", name="Queues").click()
     expect(signed_in).to_have_url(f"{site}/rq/")
+    signed_in.wait_for_load_state("networkidle")
