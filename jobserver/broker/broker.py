@@ -102,7 +102,7 @@ class Broker:
             arguments: list[Argument] = [int(call_ttl), len(part)]
             for request in part:
                 arguments.extend(request.arguments())
-            rows = self._idempotent("enqueue", *arguments)
+            rows = self.run_script("enqueue", *arguments)
             answers.extend(map(_answer, part, rows))
         return answers
 
@@ -249,12 +249,12 @@ class Broker:
 
     def renew(self, entries: Sequence[str], *, lease: float) -> tuple[set[str], set[str]]:
         """Extend leases by `lease` seconds from now; return those lost and those to be canceled."""
-        lost, canceled = self._idempotent("renew", int(lease * 1000), *entries)
+        lost, canceled = self.run_script("renew", int(lease * 1000), *entries)
         return {entry.decode() for entry in lost}, {entry.decode() for entry in canceled}
 
     def progress(self, job_id: str, exec_id: str, *, percent: float, message: str) -> str:
         """Note a run's progress; return 'ok', 'canceled' or 'lost'."""
-        word: bytes = self._idempotent(
+        word: bytes = self.run_script(
             "progress", job_id, exec_id, f"{percent:g}", jobs.utf8(message)
         )
         return word.decode()
@@ -262,7 +262,7 @@ class Broker:
     def promote(self, queues: Sequence[Queue], *, limit: int = 500) -> tuple[int, float | None]:
         """Move due jobs to their lists; return how many, and the Unix time of the next due one."""
         origins = [origin for queue in queues for origin in queue.origins]
-        moved, upcoming = self._idempotent("promote", limit, *origins)
+        moved, upcoming = self.run_script("promote", limit, *origins)
         return moved, int(upcoming) / 1000 if upcoming else None
 
     def recover(
@@ -275,12 +275,12 @@ class Broker:
             arguments.extend((queue.name, kept.failed_count, int(kept.failed_age)))
         return [
             Recovery(id=job_id.decode(), run=run.decode(), outcome=outcome.decode())
-            for job_id, run, outcome in self._idempotent("recover", *arguments)
+            for job_id, run, outcome in self.run_script("recover", *arguments)
         ]
 
     def reconcile(self, queues: Sequence[Queue], *, depth: int = 50) -> int:
         """Tell the events what stock RQ tools did to ended jobs; return how many ends that were."""
-        told: int = self._idempotent(
+        told: int = self.run_script(
             "reconcile", depth, *(origin for queue in queues for origin in queue.origins)
         )
         return told
@@ -290,7 +290,7 @@ class Broker:
 
         Raises JobNotFound, and WrongState for an ended job.
         """
-        word: bytes = self._idempotent(
+        word: bytes = self.run_script(
             "cancel", job_id, retention.failed_count, int(retention.failed_age)
         )
         if word == b"missing":
@@ -304,16 +304,16 @@ class Broker:
 
         'retried', 'missing', or the RQ status that forbids it.
         """
-        return [word.decode() for word in self._idempotent("retry", attempts, *ids)]
+        return [word.decode() for word in self.run_script("retry", attempts, *ids)]
 
     def pause(self, queue: Queue, *, until: float = 0, reason: str = "") -> bool:
         """Let nothing of a queue start, until a Unix time or for ever; return whether it is new."""
         mark = jobs.utf8(f"{int(until * 1000)} {reason}")
-        return bool(self._idempotent("pause", queue.name, mark))
+        return bool(self.run_script("pause", queue.name, mark))
 
     def resume(self, queue: Queue) -> bool:
         """Let a paused queue start jobs again; return whether it was paused."""
-        return bool(self._idempotent("pause", queue.name, ""))
+        return bool(self.run_script("pause", queue.name, ""))
 
     def paused(self) -> dict[str, tuple[float, str]]:
         """Return the paused queues with until when (Unix s, 0: for ever) and why."""
@@ -344,12 +344,12 @@ class Broker:
     def _in_steps(self, name: str, *arguments: Argument) -> int:
         total = 0
         while True:
-            removed: int = self._idempotent(name, *arguments)
+            removed: int = self.run_script(name, *arguments)
             total += removed
             if removed < BULK:
                 return total
 
-    def _idempotent(self, name: str, *arguments: Argument) -> Any:
+    def run_script(self, name: str, *arguments: Argument) -> Any:
         """Run a script that may be repeated: once more when a pooled connection proves dead."""
         with available():
             try:

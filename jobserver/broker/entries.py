@@ -86,7 +86,7 @@ class Entries:
 
     def due(self, *, limit: int = 100) -> Due:
         """Return the entries that are due, the longest due first."""
-        now, upcoming, *rows = self._broker._idempotent("due", limit)
+        now, upcoming, *rows = self._broker.run_script("due", limit)
         return Due(
             now=int(now) / 1000,
             upcoming=int(upcoming) / 1000 if upcoming else None,
@@ -106,7 +106,7 @@ class Entries:
             due, following = round(tick.due * 1000), round(tick.following * 1000)
             arguments.extend((tick.entry.id, due, following))
             arguments.extend(tick.request.arguments()[:_JOB_FIELDS])
-        return [bool(made) for made in self._broker._idempotent("tick", *arguments)]
+        return [bool(made) for made in self._broker.run_script("tick", *arguments)]
 
     def all(self) -> list[tuple[Entry, float | None]]:
         """Return all entries with the Unix time when each is due, by id."""
