@@ -33,6 +33,7 @@ class JobType:
     policy: Policy = field(kw_only=True)
     schema: type[Schema] | None = field(default=None, kw_only=True)
     key: str | None = field(default=None, kw_only=True)
+    limit_key: str | None = field(default=None, kw_only=True)
     example: Mapping[str, object] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -62,14 +63,15 @@ class JobType:
         """Return the payload as JSON; raises PayloadInvalid or PayloadTooLarge."""
         return self.prepare(values)[0]
 
-    def prepare(self, values: Mapping[str, object]) -> tuple[bytes, str | None]:
-        """Return the payload as JSON and its deduplication key, None when the type declares none.
+    def prepare(self, values: Mapping[str, object]) -> tuple[bytes, str | None, str | None]:
+        """Return the payload as JSON, its deduplication key and its rate key.
 
-        Raises PayloadInvalid or PayloadTooLarge.
+        A key is None when the type declares none. Raises PayloadInvalid or PayloadTooLarge.
         """
         data = payload.encode(values)
-        # The key is of what the payload means: 1 and "01" are one number to the schema.
-        return data, self._key_of(self.decode(payload.loads(data)))
+        # The keys are of what the payload means: 1 and "01" are one number to the schema.
+        arguments = self.decode(payload.loads(data))
+        return data, _filled(self.key, arguments), _filled(self.limit_key, arguments)
 
     def decode(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Return the function's keyword arguments; raises PayloadInvalid."""
@@ -78,28 +80,21 @@ class JobType:
             raise PayloadInvalid(errors=wrong)
         return arguments
 
-    def _key_of(self, arguments: Mapping[str, object]) -> str | None:
-        if self.key is None:
-            return None
-        try:
-            return self.key.format_map(arguments)
-        except KeyError as error:
-            name = str(error.args[0])
-            raise PayloadInvalid(
-                errors=[{"pointer": f"#/{name}", "detail": f"Required: the key is {self.key!r}."}]
-            ) from None
-
 
 def job(
     *,
     queue: Queue | str,
     schema: type[Schema] | None = None,
     key: str | None = None,
+    limit_key: str | None = None,
     example: Mapping[str, object] | None = None,
     policy: Policy | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], JobType]:
     """Declare a job type. `key` is a template over the payload (`"follow-{follow_id}"`).
+
+    So is `limit_key` (`"shopify-{shop_id}"`): what jobs of one rate limit have in common, whatever
+    their types and queues; see RateLimited.
 
     The name is `<system>.<function>`: the system is the last part of the module's name, or, for a
     module called `jobs`, the package it lies in. Raises DeclarationInvalid.
@@ -114,6 +109,7 @@ def job(
             policy=policy or _default_policy(declared),
             schema=schema,
             key=key,
+            limit_key=limit_key,
             example=example,
         )
         _check(job_type)
@@ -135,24 +131,41 @@ def _system(module: str) -> str:
 
 
 def _check(job_type: JobType) -> None:
-    name, key = job_type.name, job_type.key
+    name = job_type.name
     # It travels inside JSON and names a route.
     if not _NAME.fullmatch(name):
         raise DeclarationInvalid(f"name={name!r} is not accepted: use letters, digits and _ - .")
     if inspect.iscoroutinefunction(job_type.function):
         raise DeclarationInvalid(f"{name} is async: a job type is a plain function")
-    if key is None:
-        return
+    for word, key in (("key", job_type.key), ("limit_key", job_type.limit_key)):
+        if key is not None:
+            _check_template(job_type, word, key)
+
+
+def _check_template(job_type: JobType, word: str, key: str) -> None:
+    name = job_type.name
     try:
         names = [field for _, field, _, _ in Formatter().parse(key) if field is not None]
     except ValueError as error:
-        raise DeclarationInvalid(f"{name}: key {key!r} is no template: {error}") from None
+        raise DeclarationInvalid(f"{name}: {word} {key!r} is no template: {error}") from None
     fields = _loaded_names(job_type)
     if unknown := sorted(set(names) - fields):
         raise DeclarationInvalid(
-            f"{name}: key {key!r} names {', '.join(map(repr, unknown))}, "
+            f"{name}: {word} {key!r} names {', '.join(map(repr, unknown))}, "
             f"which the payload does not have; it has {', '.join(sorted(fields))}"
         )
+
+
+def _filled(template: str | None, arguments: Mapping[str, object]) -> str | None:
+    if template is None:
+        return None
+    try:
+        return template.format_map(arguments)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise PayloadInvalid(
+            errors=[{"pointer": f"#/{name}", "detail": f"Required: the key is {template!r}."}]
+        ) from None
 
 
 def _loaded_names(job_type: JobType) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+SHORTEST = 1.0  # seconds: a job that comes back at once, for ever, would take a slot of its own
 LONGEST = 36525 * 86400  # seconds: a century; beyond the year 9999 a time has no date
 
 
@@ -16,17 +17,30 @@ class Discard(Outcome):
 
 
 class Snooze(Outcome):
-    """The job comes back in `seconds`, a century at most (else ValueError); no attempt is spent."""
+    """The job comes back in `seconds`; no attempt is spent.
+
+    Less than a second counts as one; more than a century is refused by ValueError.
+    """
 
     def __init__(self, seconds: float) -> None:
         if not math.isfinite(seconds) or seconds > LONGEST:
             raise ValueError(f"seconds={seconds!r} is not accepted: use {LONGEST:.0f} at most")
         super().__init__(f"snoozed for {seconds} s")
-        self.seconds = seconds
+        self.seconds = max(SHORTEST, seconds)
 
 
 class RateLimited(Snooze):
-    """The other side said "too many": the job comes back in `seconds`; no attempt is spent."""
+    """The other side said "too many": as Snooze, and until then no job with that rate key starts.
+
+    `key` is what is held back; without one it is the job's own, its type's `limit_key`. Jobs that
+    run already run on.
+    """
+
+    def __init__(self, seconds: float, *, key: str | None = None) -> None:
+        if key is not None and not (isinstance(key, str) and key):
+            raise ValueError(f"key={key!r} is not accepted: use a text, or none for the job's own")
+        super().__init__(seconds)
+        self.key = key
 
 
 class JobCanceled(Outcome):

@@ -89,9 +89,11 @@ def ending_of(claim: Claim, error: BaseException, *, job_type: JobType | None) -
     """Return how a run ends that raised `error`."""
     if isinstance(error, JobCanceled):
         return Ending(claim=claim, word="canceled", reason=_short(error))
+    if isinstance(error, RateLimited):
+        key, delay = error.key or "", error.seconds
+        return Ending(claim=claim, word="limited", value=key, delay=delay, reason="rate limited")
     if isinstance(error, Snooze):
-        reason = "rate limited" if isinstance(error, RateLimited) else "snoozed"
-        return Ending(claim=claim, word="snooze", delay=max(0.0, error.seconds), reason=reason)
+        return Ending(claim=claim, word="snooze", delay=error.seconds, reason="snoozed")
     return failure(
         claim,
         text=_traceback(error),

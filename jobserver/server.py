@@ -199,7 +199,7 @@ class Server:
         settings: Mapping[str, Any],
     ) -> EnqueueRequest:
         """Return the request for one job; raises PayloadInvalid, PayloadTooLarge."""
-        encoded, own_key = kind.prepare(values)
+        encoded, own_key, limit_key = kind.prepare(values)
         key = key or own_key
         call = call or new_id()
         # A call that is repeated must meet its own job again.
@@ -210,6 +210,7 @@ class Server:
             run=new_id(),
             data=envelope(FUNCTION, kind.name, encoded),
             key=key if key and key != identity else "",
+            limit_key=limit_key or "",
             **settings,
         )
 

@@ -14,6 +14,7 @@ from jobserver import (
     Discard,
     Policy,
     Queue,
+    RateLimited,
     Retention,
     Snooze,
     current_run,
@@ -117,6 +118,25 @@ def snooze(seconds: float) -> str:
     if len([line for line in journal() if line[0] == current_run().id]) < 2:  # type: ignore[union-attr]
         raise Snooze(seconds)
     return "rested"
+
+
+class Call(Schema):
+    shop_id = fields.Integer()
+    is_limited = fields.Boolean(load_default=False)
+
+
+@job(queue=THREADS, schema=Call, limit_key="shop-{shop_id}")
+def call_shop(is_limited: bool, shop_id: int) -> None:
+    """Call a shop that may say "too many"."""
+    note("call")
+    if is_limited:
+        raise RateLimited(60)
+
+
+@job(queue=THREADS)
+def call_any(key: str) -> None:
+    """Meet a limit that only the answer names."""
+    raise RateLimited(60, key=key)
 
 
 @job(queue=KEEPS_THREE)

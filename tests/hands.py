@@ -80,6 +80,8 @@ class Hand:
         for claim, word in ends:
             packed = packed_value(b"null" if value is None else str(value).encode())
             fields = dict(more)
+            if word == "limited":
+                packed = "" if value is None else str(value)
             if word in ("failed", "retry"):
                 packed = packed_traceback("Traceback: it failed")
                 failure = {"error_type": "ValueError", "error_message": "no", "reason": "error"}

@@ -25,7 +25,7 @@ from jobserver.policy import Queue, Retention
 BULK = 250  # jobs per script call: some 5 ms of the server's time
 EVENT_BYTES = 256  # a typical entry of the event stream
 
-OutcomeWord = Literal["completed", "failed", "retry", "snooze", "release", "canceled"]
+OutcomeWord = Literal["completed", "failed", "retry", "snooze", "limited", "release", "canceled"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,10 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """How a run ended: `value` is the packed result or traceback, `delay` seconds to its return."""
+    """How a run ended: `value` is the packed result or traceback, `delay` seconds to its return.
+
+    For `limited`, a snooze that holds back a rate key, `value` is that key ("": the job's own).
+    """
 
     claim: Claim
     word: OutcomeWord

@@ -18,7 +18,7 @@ ENTRIES = f"{keys.OURS}entries"
 DUE = f"{keys.OURS}due"
 SCHEDULERS = f"{keys.OURS}schedulers"
 
-_JOB_FIELDS = 12  # what tick.lua takes of a request: all but when_active
+_JOB_FIELDS = 13  # what tick.lua takes of a request: all but when_active
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

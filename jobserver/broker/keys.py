@@ -16,6 +16,7 @@
 | jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
 | jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue |
 | jobserver:claim:<token> | string | number of the last claim in a worker's life |
+| jobserver:limit:<rate key> | hash | until (ms), jobs put off meanwhile; expires then |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
 | jobserver:entries | hash | recurring entries as JSON, by id |
@@ -24,10 +25,10 @@
 | jobserver:scheduler:<name> | hash | pid and host of one; expires without beats |
 
 An origin is a queue of RQ's: `<queue>:high`, `<queue>` or `<queue>:low`. Our fields of a job: type,
-run, call, key, owner, exec (who holds it), last (the exec that ended last), attempt, attempts,
-backoff, progress, message, due, cancel (asked for), rerun (what follows), crashes (how often it
-ended its process), said (the end that the events know). With another RQ_KEY_PREFIX than `rq`, our
-keys stand behind it: `<prefix>:jobserver:…`.
+run, call, key, limit (its rate key), owner, exec (who holds it), last (the exec that ended last),
+attempt, attempts, backoff, progress, message, due, cancel (asked for), rerun (what follows),
+crashes (how often it ended its process), said (the end that the events know). With another
+RQ_KEY_PREFIX than `rq`, our keys stand behind it: `<prefix>:jobserver:…`.
 """
 
 from __future__ import annotations

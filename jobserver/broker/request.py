@@ -30,6 +30,7 @@ class EnqueueRequest:
     key: str = ""
     owner: str = ""
     backoff: str = ""
+    limit_key: str = ""
     when_active: str = "return"
 
     def arguments(self) -> tuple[str | int, ...]:
@@ -47,6 +48,7 @@ class EnqueueRequest:
             self.key,
             self.owner,
             self.backoff,
+            self.limit_key,
             self.when_active,
         )
 

@@ -174,7 +174,7 @@ class Worker(BaseWorker):
             logger.info(
                 "Worker statistics: %d completed, %d failed, %d put off, %d running",
                 *now[:2],
-                tally["snooze"],
+                tally["snooze"] + tally["limited"],
                 len(dispatcher.held),
             )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from marshmallow import Schema, fields
 
-from jobserver import JobType, Policy, Queue, errors, job
+from jobserver import JobType, Policy, Queue, RateLimited, errors, job
 from tests import engine_jobs
 
 
@@ -114,6 +114,19 @@ def test_the_key_says_what_the_payload_means(
     key: str | None, payload: dict[str, Any], expected: str | None
 ) -> None:
     assert declare(key=key).prepare(payload)[1] == expected
+
+
+def test_the_rate_key_is_a_template_too() -> None:
+    declared = declare(limit_key="shop-{follow_id}")
+    assert declared.prepare({"follow_id": "07"})[1:] == (None, "shop-7")
+    with pytest.raises(errors.DeclarationInvalid, match=r"limit_key 'x-\{shop_name\}' names"):
+        declare(limit_key="x-{shop_name}")
+
+
+@pytest.mark.parametrize("key", ["", 7])
+def test_a_rate_key_that_is_no_text_is_refused(key: Any) -> None:
+    with pytest.raises(ValueError, match="key="):
+        RateLimited(1, key=key)
 
 
 def test_a_key_without_its_field_is_refused_by_its_name() -> None:

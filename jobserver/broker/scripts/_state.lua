@@ -119,8 +119,19 @@ local function trim(registry, origin, keep, spare)
   end
 end
 
+-- A rate key that is held back: until when (ms), and how many jobs wait for it, so that they keep their order.
+local function limit_key(name) return OURS .. 'limit:' .. name end
+
+-- Let no job with a rate key start before a time; a hold that is longer stays.
+local function hold(name, till)
+  local key = limit_key(name)
+  if till <= tonumber(call('HGET', key, 'until') or 0) then return end
+  call('HSET', key, 'until', string.format('%.0f', till), 'jobs', 0)
+  call('PEXPIREAT', key, string.format('%.0f', till))
+end
+
 -- A new run of a job, from an enqueue's fields in the order of request.py; returns nothing.
-local function create(id, call_id, run, type, origin, data, timeout, attempts, due, key, owner, backoff)
+local function create(id, call_id, run, type, origin, data, timeout, attempts, due, key, owner, backoff, limit)
   local at = 0
   if string.sub(due, 1, 1) == '+' then at = NOW + tonumber(string.sub(due, 2)) elseif due ~= '' then at = tonumber(due) end
   local later = at > NOW
@@ -130,7 +141,7 @@ local function create(id, call_id, run, type, origin, data, timeout, attempts, d
   local function add(name, value)
     if value and value ~= '' then fields[#fields + 1] = name; fields[#fields + 1] = value end
   end
-  add('key', key); add('owner', owner); add('backoff', backoff)
+  add('key', key); add('owner', owner); add('backoff', backoff); add('limit', limit)
   if later then add('due', string.format('%.0f', at)) else add('enqueued_at', ISO) end
   call('HSET', job_key(id), unpack(fields))
   if later then delay(id, origin, at) else push(id, origin) end

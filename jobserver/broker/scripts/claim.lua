@@ -12,7 +12,7 @@ local STARTED = string.format('%.3f', NOW / 1000)
 
 local function read(id)
   return call('HMGET', job_key(id), 'run', 'type', 'data', 'timeout', 'attempt', 'attempts', 'backoff', 'origin', 'started_ms',
-    'cancel', 'status', 'exec')
+    'cancel', 'status', 'exec', 'limit')
 end
 
 local function row(id, exec, f)
@@ -32,6 +32,19 @@ if request <= tonumber(call('GET', last) or -1) then
 end
 call('SET', last, request, 'EX', 86400)
 
+-- A job whose rate key is held back waits for that among the delayed ones; returns whether it does.
+local function is_held(id, origin, f)
+  local key = limit_key(f[13])
+  local till = tonumber(call('HGET', key, 'until') or 0)
+  if till <= NOW then return false end
+  -- A microsecond apart, so that they come back in this order.
+  local due = till + call('HINCRBY', key, 'jobs', 1) / 1000
+  call('HSET', job_key(id), 'status', 'scheduled', 'due', string.format('%.0f', due), 'origin', origin)
+  delay(id, origin, due)
+  event('delayed', id, f[1], 'queue', origin, 'due', string.format('%.0f', due), 'reason', 'rate limited', 'limit', f[13])
+  return true
+end
+
 -- Start one job of a list; nothing when its entry is stale: the job is gone or lies elsewhere (stock tools can push
 -- twice), and is not lost by dropping the entry.
 local function start(id, origin)
@@ -42,6 +55,7 @@ local function start(id, origin)
     event('failed', id, f[1], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
     return conclude(id, origin, 'failed', math.huge, 604800) -- how many the queue keeps is not known here
   end
+  if f[13] and is_held(id, origin, f) then return end
   local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[5]) or 0) + 1
   local entry = id .. ':' .. exec
   if attempt > 1 then call('HDEL', job, 'progress', 'message') end
@@ -58,12 +72,17 @@ local function start(id, origin)
   jobs[#jobs + 1] = row(id, exec, f)
 end
 
--- Start up to `most` jobs of a list; returns how many.
+local crowded = {} -- queues with more jobs that cannot start than one look takes away
+
+-- Start up to `most` jobs of a list; returns how many. Of jobs that cannot start it takes away a hundred or so: one
+-- script must not hold the server for long.
 local function take(origin, most)
-  local first = #jobs
+  local first, looks = #jobs, most + 100
   while #jobs - first < most do
+    if looks <= 0 then crowded[base(origin)] = true; break end
     local ids = call('LPOP', RQ .. 'queue:' .. origin, most - (#jobs - first))
     if not ids then break end
+    looks = looks - #ids
     for _, id in ipairs(ids) do start(id, origin) end
   end
   return #jobs - first
@@ -99,16 +118,17 @@ for pass = 1, 2 do -- first each queue its share, then whoever has more
     local most = pass == 1 and math.min(room[q], tonumber(ARGV[i + 3])) or room[q]
     if not dry[q] and most > 0 and free[executor] > 0 then
       for _, origin in ipairs(origins(name)) do
-        local wanted = math.min(most, free[executor])
+        local wanted = crowded[name] and 0 or math.min(most, free[executor])
         local taken = wanted > 0 and take(origin, wanted) or 0
         most, room[q], free[executor] = most - taken, room[q] - taken, free[executor] - taken
       end
-      if most > 0 and free[executor] > 0 then
+      if most > 0 and free[executor] > 0 and not crowded[name] then
         dry[q] = true
         call('DEL', OURS .. 'wake:' .. name)
       end
     end
   end
 end
+for name in pairs(crowded) do wake(name) end -- somebody should look on at once
 settle()
 return jobs

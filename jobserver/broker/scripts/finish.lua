@@ -1,8 +1,9 @@
 -- Record how runs ended; each only while the run still is the one its worker holds.
 -- ARGV: worker, count, then per run: id, exec, outcome, value, delay_ms, error type, error message, reason,
 --       completed count, completed age, failed count, failed age.
--- outcome: completed, failed, retry, snooze, release (put back, no attempt spent), canceled.
--- value: the result or the traceback as RQ's result stream wants it (base64).
+-- outcome: completed, failed, retry, snooze, limited (a snooze that holds back a rate key), release (put back, no
+-- attempt spent), canceled.
+-- value: the result or the traceback as RQ's result stream wants it (base64), or the rate key ('': the job's own).
 -- An error type of ProcessDied counts: the third time the job fails as poison, whatever attempts remain.
 -- Returns per run 'ok', 'poison', 'recorded' (this end is known already) or 'lost' (the run is no longer this worker's).
 local worker, answers, width = ARGV[1], {}, 12
@@ -21,6 +22,11 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     local took = string.format('%.0f', NOW - tonumber(started) * 1000)
     local answer, error_type, reason = 'ok', ARGV[i + 6], ARGV[i + 8]
     release(id, origin, exec, worker)
+    if outcome == 'limited' then
+      local name = value ~= '' and value or call('HGET', job, 'limit')
+      if name then hold(name, NOW + wait) end
+      outcome = 'snooze'
+    end
     if f[6] then outcome = 'canceled' end
     if error_type == 'ProcessDied' and (outcome == 'failed' or outcome == 'retry') and is_poison(id) then
       answer, outcome, error_type, reason = 'poison', 'failed', 'Poison', 'poison'
