@@ -31,7 +31,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     records.init_app(app)
     migrate.init_app(app)
-    server = JobServer(app, jobs=["jobs"], db=db, config=settings)
+    server = JobServer(app, jobs=["jobs", "jobs.queues"], db=db, config=settings)
     for blueprint in (routes.follows, routes.shops):
         server.protect(blueprint, role="user", seed=True)
         app.register_blueprint(blueprint)

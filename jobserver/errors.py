@@ -104,6 +104,12 @@ class PayloadInvalid(JobServerError):
         super().__init__(" ".join(part for part in (message or self.title(), listed) if part))
 
 
+class NotBuilt(JobServerError):
+    """This is planned, but not built yet."""
+
+    status = 501
+
+
 class RedisUnavailable(JobServerError):
     """Redis cannot be reached; nothing was written."""
 

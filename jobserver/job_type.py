@@ -121,7 +121,9 @@ def job(
 def _default_policy(queue: Queue) -> Policy:
     default = Policy()
     return Policy(
-        attempts=queue.attempts or default.attempts, timeout=queue.timeout or default.timeout
+        attempts=queue.attempts or default.attempts,
+        backoff=queue.backoff or default.backoff,
+        timeout=queue.timeout or default.timeout,
     )
 
 

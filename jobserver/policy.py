@@ -19,7 +19,9 @@ MOST = 2**31 - 1  # attempts, seconds of a timeout: timers and other programs co
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
-RESERVED_QUEUES = frozenset({"monitoring", "status", "trigger"})  # they are paths of the seeds
+RESERVED_QUEUES = frozenset(
+    {"monitoring", "stats", "status", "trigger"}
+)  # they are paths of the seeds
 
 _QUEUE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -130,6 +132,8 @@ class Queue:
     the jobs running in one worker, `global_concurrency` those in all workers together (None: no
     limit). `weight` is the queue's share when several compete for slots. A job in a child process
     that allocates beyond `memory_limit` (MiB, the app included) gets a MemoryError (Linux).
+    `attempts`, `backoff` and `timeout` are those of job types without a policy of their own.
+    `planned` names job types that are still to be built: enqueueing one raises NotBuilt.
     """
 
     name: str
@@ -142,7 +146,9 @@ class Queue:
     memory_limit: int | None = field(default=None, kw_only=True)
     retention: Retention = field(default_factory=Retention, kw_only=True)
     attempts: int | None = field(default=None, kw_only=True)
+    backoff: Backoff | None = field(default=None, kw_only=True)
     timeout: int | None = field(default=None, kw_only=True)
+    planned: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         kebab = "kebab-case, and none of " + ", ".join(sorted(RESERVED_QUEUES))
@@ -154,8 +160,10 @@ class Queue:
             self.executor,
             "'process' or 'thread'",
         )
-        # A single text would count as one alias per letter.
-        _require(isinstance(self.aliases, tuple), "aliases", self.aliases, "a tuple of names")
+        for name in ("aliases", "planned"):
+            # A single text would count as one name per letter.
+            value = getattr(self, name)
+            _require(isinstance(value, tuple), name, value, "a tuple of names")
         for name in ("concurrency", "global_concurrency", "memory_limit", "attempts", "timeout"):
             value = getattr(self, name)
             accepted = "a whole number ≥ 1 or None"
@@ -165,6 +173,16 @@ class Queue:
     def origin(self, priority: Priority = "normal") -> str:
         """Return the name of the RQ queue that holds this queue's jobs of a priority."""
         return self.name if priority == "normal" else f"{self.name}:{priority}"
+
+    @property
+    def public_key(self) -> str:
+        """The key that routes print: the declared one, else one made of the name."""
+        return self.key or self.name.upper().replace("-", "_")
+
+    @property
+    def public_name(self) -> str:
+        """The name that the seeds' routes print: the first alias, else the name."""
+        return self.aliases[0] if self.aliases else self.name
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 
-from jobserver.errors import DeclarationInvalid, UnknownJobType, UnknownQueue
+from jobserver.errors import DeclarationInvalid, NotBuilt, UnknownJobType, UnknownQueue
 from jobserver.job_type import JobType
 from jobserver.policy import RESERVED_QUEUES, Queue
 from jobserver.schedule import Every
@@ -38,6 +38,13 @@ class Registry:
             self.add(job_type)
         for entry in (value for value in values if isinstance(value, Every)):
             self.add_entry(entry)
+        if built := sorted(self.planned & set(self.types)):
+            raise DeclarationInvalid(f"{built[0]!r} is built: take it off its queue's `planned`")
+
+    @property
+    def planned(self) -> set[str]:
+        """The names of job types that are still to be built."""
+        return {name for queue in self.queues.values() for name in queue.planned}
 
     def add(self, job_type: JobType) -> None:
         """Add one job type and, unless it is declared already, its queue."""
@@ -76,12 +83,14 @@ class Registry:
         self.entries[entry.id] = entry
 
     def job_type(self, name: str | JobType) -> JobType:
-        """Return the job type of that name; raises UnknownJobType with the nearest name."""
+        """Return the job type of that name; raises UnknownJobType with the nearest, or NotBuilt."""
         if isinstance(name, JobType):
             name = name.name
         try:
             return self.types[name]
         except KeyError:
+            if name in self.planned:
+                raise NotBuilt(f"The job type {name!r} is planned, but not built yet") from None
             raise UnknownJobType(_unknown("job type", name, self.types)) from None
 
     def queue(self, name: str) -> Queue:

@@ -7,35 +7,20 @@ from sqlalchemy import select
 
 from jobs.follows.errors import FollowNotFound, NothingToSync
 from jobs.follows.sync import sync_all_products_for_follow
+from jobs.queues import HOUR, PRODUCT_SYNC
 from jobs.records import Follow, FollowMode, FollowStatus, Plan, Shop, db
 from jobs.records.batches import batched
 from jobs.settings import current_settings
 from jobserver import (
     Discard,
     Every,
-    Policy,
-    Queue,
-    Retention,
     current_run,
     enqueue_many,
-    exponential,
     job,
     progress,
 )
 
-MINUTE = 60
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-
 RESYNC_BATCH = 500
-
-PRODUCT_SYNC = Queue(
-    "product-sync",
-    key="PRODUCT_SYNC",
-    retention=Retention(
-        completed_count=100, completed_age=7 * DAY, failed_count=500, failed_age=7 * DAY
-    ),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +36,6 @@ class ProductSync(Schema):
     schema=ProductSync,
     key="follow-{follow_id}",
     example={"follow_id": 1},
-    policy=Policy(attempts=3, backoff=exponential(2), timeout=2 * MINUTE),
 )
 def sync_products(*, follow_id: int) -> dict[str, int]:
     """Sync one follow; returns {"synced": int, "skipped": int, "errors": int}."""
@@ -76,10 +60,7 @@ def sync_products(*, follow_id: int) -> dict[str, int]:
     return {"synced": result.synced, "skipped": result.skipped, "errors": result.errors}
 
 
-@job(
-    queue=PRODUCT_SYNC,
-    policy=Policy(attempts=3, backoff=exponential(2), timeout=2 * MINUTE),
-)
+@job(queue=PRODUCT_SYNC)
 def resync_follows() -> dict[str, int]:
     """Enqueue a sync of every active resell follow; returns {"enqueued": int, "active": int}.
 

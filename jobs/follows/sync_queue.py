@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from jobs.follows.jobs import DAY, PRODUCT_SYNC, sync_products
+from jobs.follows.jobs import sync_products
 from jobs.follows.lookup import find_follow
+from jobs.queues import DAY, PRODUCT_SYNC
 from jobs.records import Plan, db
 from jobserver import Job, current, enqueue
 from jobserver.errors import PayloadInvalid

@@ -19,6 +19,7 @@ from jobserver import payload
 from jobserver.errors import (
     FieldError,
     JobServerError,
+    NotBuilt,
     PayloadInvalid,
     RedisUnavailable,
     Unauthorized,
@@ -46,7 +47,7 @@ def answer(error: Exception, *, seed: bool = False) -> Response:
     problem, headers = _describe(error)
     if isinstance(error, RedisUnavailable):
         logger.warning("%s %r: %s", request.method, request.path, error)
-    elif problem["status"] >= 500:
+    elif problem["status"] >= 500 and not isinstance(error, NotBuilt):
         logger.error("%s %r failed", request.method, request.path, exc_info=error)
     problem["instance"] = request.script_root + request.path
     if seed:

@@ -12,9 +12,10 @@ from sqlalchemy import update
 
 from jobs.follows import jobs as sync_jobs
 from jobs.follows import sync
-from jobs.follows.jobs import DAY, PRODUCT_SYNC, resync_follows, sync_products
+from jobs.follows.jobs import resync_follows, sync_products
 from jobs.follows.status import get_sync_status, sync_job_id
 from jobs.follows.sync_queue import clean, get_failed, queue_product_sync, retry
+from jobs.queues import DAY, PRODUCT_SYNC
 from jobs.records import Follow, FollowMode, FollowStatus, writing
 from jobserver import current, errors, steps
 from jobserver.testing import assert_enqueued, enqueued, perform, work

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from marshmallow import Schema, fields
 
-from jobserver import JobType, Policy, Queue, RateLimited, errors, job
+from jobserver import JobType, Policy, Queue, RateLimited, errors, fixed, job
 from tests import engine_jobs
 
 
@@ -66,10 +66,9 @@ def test_a_queue_may_be_named_or_declared() -> None:
         declare(queue="Sync")
 
 
-def test_without_a_policy_the_queues_attempts_and_timeout_hold() -> None:
-    assert declare(queue=Queue("sync", attempts=7, timeout=9)).policy == Policy(
-        attempts=7, timeout=9
-    )
+def test_without_a_policy_the_queues_attempts_backoff_and_timeout_hold() -> None:
+    queue = Queue("sync", attempts=7, backoff=fixed(5), timeout=9)
+    assert declare(queue=queue).policy == Policy(attempts=7, backoff=fixed(5), timeout=9)
     assert declare().policy == Policy()
     stated = Policy(attempts=1)
     assert declare(queue=Queue("sync", attempts=7), policy=stated).policy is stated

@@ -111,6 +111,29 @@ def test_two_types_of_one_name_are_refused() -> None:
         registry.add(a_type())
 
 
+def test_a_planned_type_is_known_as_one_that_is_not_built() -> None:
+    registry = Registry()
+    registry.add_queue(Queue("messages", planned=("messages.send",)))
+    with pytest.raises(errors.NotBuilt, match=r"'messages\.send' is planned"):
+        registry.job_type("messages.send")
+    with pytest.raises(errors.UnknownJobType):
+        registry.job_type("messages.receive")
+    assert "messages.send" not in registry.types
+
+
+def test_a_type_cannot_be_built_and_planned(write: WritePackage) -> None:
+    write({"shop.py": "Q = Queue('q', planned=('shop.send',))\n@job(queue=Q)\ndef send(): ..."})
+    with pytest.raises(errors.DeclarationInvalid, match=r"'shop\.send' is built"):
+        Registry().discover(["shop"])
+
+
+def test_routes_print_a_queue_s_first_alias_and_its_key() -> None:
+    named = Queue("email", key="EMAIL_SENDING", aliases=("email-sending", "mail"))
+    assert (named.public_key, named.public_name) == ("EMAIL_SENDING", "email-sending")
+    plain = Queue("to-sort")
+    assert (plain.public_key, plain.public_name) == ("TO_SORT", "to-sort")
+
+
 def test_a_queue_answers_to_name_key_and_aliases_in_any_case() -> None:
     registry = Registry()
     queue = Queue("product-sync", key="PRODUCT_SYNC", aliases=("Sync", "ProductSync"))
@@ -138,7 +161,9 @@ def test_two_queues_never_answer_to_one_name(one: Queue, two: Queue) -> None:
             registry.add_queue(second)
 
 
-@pytest.mark.parametrize("wrong", [{"key": "STATUS"}, {"aliases": ("trigger",)}])
+@pytest.mark.parametrize(
+    "wrong", [{"key": "STATUS"}, {"aliases": ("trigger",)}, {"aliases": ("Stats", "monitoring")}]
+)
 def test_a_name_that_is_a_path_of_the_seeds_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(errors.DeclarationInvalid, match="reserved"):
         Registry().add_queue(Queue("a", **wrong))  # type: ignore[arg-type]

@@ -53,6 +53,7 @@ ERRORS = [
     (errors.WrongState, 409),
     (errors.PayloadTooLarge, 413),
     (errors.PayloadInvalid, 422),
+    (errors.NotBuilt, 501),
     (errors.RedisUnavailable, 503),
 ]
 
@@ -141,3 +142,17 @@ def test_unexpected_errors_are_logged_and_kept_to_ourselves(
 def test_field_error_of_the_hosts_marshmallow_is_a_422() -> None:
     response = answer(raising(ValidationError("Too long.", field_name="name")))
     assert response.get_json()["errors"] == [{"pointer": "#/name", "detail": "Too long."}]
+
+
+def test_what_is_not_built_yet_is_nothing_to_log(caplog: pytest.LogCaptureFixture) -> None:
+    response = answer(raising(errors.NotBuilt("The job type 'a.b' is planned")), seed=True)
+    assert response.status_code == 501
+    assert response.get_json() == {
+        "type": "#not-built",
+        "title": "This is planned, but not built yet.",
+        "status": 501,
+        "detail": "The job type 'a.b' is planned",
+        "instance": "/it",
+        "success": False,
+    }
+    assert caplog.text == ""
