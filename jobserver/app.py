@@ -67,6 +67,8 @@ class JobServer(Server):
         admin.register(app, url_prefix=self._url_prefix)
         app.cli.add_command(cli.commands)
 
+    operator_action = staticmethod(http.operator_action)
+
     @staticmethod
     def protect(
         blueprint: Blueprint, *, role: Role = "viewer", seed: bool = False, page: bool = False

@@ -51,9 +51,17 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _open_routes(text: str) -> frozenset[str]:
+    words = frozenset(part.strip() for part in text.lower().split(",") if part.strip())
+    if words - {"metrics", "docs"}:
+        raise ValueError(text)
+    return words
+
+
 REDIS_URL = Kind("redis://, rediss:// or unix:// and where the server is", _redis_url)
 DATABASE_URL = Kind("sqlite:/// and a path, or postgresql:// and where it is", _database_url)
 ORIGINS = Kind("origins like https://shop.example, separated by commas, or *", _origins)
+OPEN_ROUTES = Kind("metrics or docs, or both, separated by a comma", _open_routes)
 KEY_PREFIX = text_like(r"[A-Za-z0-9_.:{}-]+", accepts="letters, digits and _ . : - { }")
 SECRET = text_like(r"[!-~]{8,}", accepts="at least 8 visible ASCII characters, no spaces")
 PATH = Kind("a path", lambda text: Path(text).absolute())
@@ -162,6 +170,13 @@ class Config:
         kind=whole_number(0, at_most=10),
         help="Reverse proxies in front, whose X-Forwarded headers are believed.",
         default=0,
+    )
+    open_routes: frozenset[str] = setting(
+        "OPEN_ROUTES",
+        kind=OPEN_ROUTES,
+        help="Routes that need no token: /metrics, and /docs with /openapi.json.",
+        default=frozenset(),
+        shown="none",
     )
     worker_concurrency: int = setting(
         "WORKER_CONCURRENCY",

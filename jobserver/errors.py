@@ -110,8 +110,22 @@ class NotBuilt(JobServerError):
     status = 501
 
 
-class RedisUnavailable(JobServerError):
-    """Redis cannot be reached; nothing was written."""
+class NoDatabase(JobServerError):
+    """This needs a database: JobServer(app, db=…)."""
+
+    status = 501
+
+
+class Unavailable(JobServerError):
+    """A server behind this one cannot be reached."""
 
     status = 503
     retry_after: ClassVar[int] = 2  # seconds
+
+
+class RedisUnavailable(Unavailable):
+    """Redis cannot be reached; nothing was written."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached."""

@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.wrappers import Response as BaseResponse
 
 from jobserver.auth import GATE, Credential, Gate, Role
-from jobserver.errors import JobServerError, RedisUnavailable
+from jobserver.errors import JobServerError, RedisUnavailable, Unavailable
 
 # Everything comes from this site; nothing inline runs.
 CONTENT_SECURITY_POLICY = (
@@ -70,7 +70,7 @@ def _admitting(role: Role) -> Callable[[], BaseResponse | None]:
 
 def _error_page(error: Exception) -> Response:
     status, title, detail = _describe(error)
-    if isinstance(error, RedisUnavailable):
+    if isinstance(error, Unavailable):
         logger.warning("%s %r: %s", request.method, request.path, error)
     elif status >= 500:
         logger.error("%s %r failed", request.method, request.path, exc_info=error)
@@ -80,7 +80,7 @@ def _error_page(error: Exception) -> Response:
     response = Response(page, status)
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, RedisUnavailable):
+    if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 
@@ -90,6 +90,8 @@ def _describe(error: Exception) -> tuple[int, str, str]:
         return error.code, error.name, error.description or ""
     if isinstance(error, RedisUnavailable):
         return error.status, "Redis cannot be reached", "The page works again when Redis is back."
+    if isinstance(error, Unavailable):
+        return error.status, error.title(), "The page works again when it is back."
     if isinstance(error, JobServerError) and error.status != 500:
         return error.status, error.title(), str(error)
     return 500, "Something went wrong", "The error is in the log."

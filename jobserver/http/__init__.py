@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Flask
 
 from jobserver.http import guard, health, jobs_v1
-from jobserver.http.guard import principal, protect
+from jobserver.http.guard import operator_action, principal, protect
 
-__all__ = ["principal", "protect", "register"]
+__all__ = ["operator_action", "principal", "protect", "register"]
 
 
 def register(app: Flask, *, url_prefix: str = "") -> None:

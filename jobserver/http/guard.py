@@ -1,4 +1,4 @@
-"""What every API blueprint gets: a role to be admitted, problems as errors, CORS.
+"""What every API blueprint gets: a role to be admitted, problems as errors, CORS, an audit trail.
 
 A blueprint may be a module's global and serve several apps: it is protected once, and finds the
 app's own gate at each request.
@@ -6,7 +6,9 @@ app's own gate at each request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from weakref import WeakSet
 
 from flask import Blueprint, Flask, Response, current_app, g, request
@@ -16,15 +18,27 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from jobserver import current
 from jobserver.auth import GATE, Credential, Gate, Principal, Role
 from jobserver.http import cors, problems
+from jobserver.ids import new_id
+from jobserver.ledger import Action, recorded
+
+REQUEST_ID = "X-Request-Id"
 
 _PREFIXES = "jobserver.prefixes"
+_SENT_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,64}")
 _protected: WeakSet[AnyBlueprint] = WeakSet()
 _seeds: WeakSet[AnyBlueprint] = WeakSet()
 
 
-def protect(blueprint: Blueprint, *, role: Role | None = "viewer", seed: bool = False) -> None:
+def protect(
+    blueprint: Blueprint,
+    *,
+    role: Role | None = "viewer",
+    seed: bool = False,
+    opened_by: str | None = None,
+) -> None:
     """Admit only principals that may do what `role` may; None admits everybody.
 
+    `opened_by` is the word of OPEN_ROUTES that admits everybody where an installation says so.
     Errors of the blueprint become problems (`seed` adds `success: false`). Must come before the
     blueprint's first registration; doing it again changes nothing.
     """
@@ -34,10 +48,10 @@ def protect(blueprint: Blueprint, *, role: Role | None = "viewer", seed: bool = 
     if seed:
         _seeds.add(blueprint)
     if role is not None:
-        blueprint.before_request(_admitting(role))
+        blueprint.before_request(_admitting(role, opened_by=opened_by))
     problems.install(blueprint, seed=seed)
     cors.install(blueprint)
-    blueprint.after_request(_sniff_not)
+    blueprint.after_request(_finish)
 
 
 def install(app: Flask) -> None:
@@ -51,18 +65,59 @@ def principal() -> Principal:
     return credential.principal
 
 
-def _admitting(role: Role) -> Callable[[], None]:
+@contextmanager
+def operator_action(
+    action: str, *, role: Role = "operator", target: str | None = None
+) -> Iterator[Action]:
+    """Admit only who may do what `role` may, then record who did this, and what came of it.
+
+    Decorates a view of a protected blueprint (below the route), or surrounds the verb inside one;
+    the action that it yields takes a `detail`. The target is the path's arguments, if not given.
+    """
+    admitted = _gate().admit(request, g.jobserver_credential, role=role).principal
+    given = target if target is not None else "/".join(map(str, (request.view_args or {}).values()))
+    entry = Action(
+        principal=admitted.name,
+        role=admitted.role,
+        action=action,
+        target=given,
+        request_id=_request_id(),
+        remote_address=request.remote_addr or "",
+    )
+    with recorded(current.server().db, entry):
+        yield entry
+
+
+def _admitting(role: Role, *, opened_by: str | None) -> Callable[[], None]:
     def admit() -> None:
         if request.method == "OPTIONS":  # a preflight carries no credential
             return
-        gate: Gate = current_app.extensions[GATE]
+        if opened_by is not None and opened_by in current.server().config.open_routes:
+            return
+        gate = _gate()
         g.jobserver_credential = gate.admit(request, gate.identify(request), role=role)
 
     return admit
 
 
-def _sniff_not(response: Response) -> Response:
+def _gate() -> Gate:
+    found: Gate = current_app.extensions[GATE]
+    return found
+
+
+def _request_id() -> str:
+    """Return the id that a proxy gave the request, or a new one; the answer carries it too."""
+    if "jobserver_request_id" not in g:
+        sent = request.headers.get(REQUEST_ID, "")
+        g.jobserver_request_id = sent if _SENT_ID.fullmatch(sent) else new_id()
+    found: str = g.jobserver_request_id
+    return found
+
+
+def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if (request_id := g.get("jobserver_request_id")) is not None:
+        response.headers[REQUEST_ID] = request_id
     return response
 
 

@@ -19,10 +19,11 @@ from jobserver import payload
 from jobserver.errors import (
     FieldError,
     JobServerError,
+    NoDatabase,
     NotBuilt,
     PayloadInvalid,
-    RedisUnavailable,
     Unauthorized,
+    Unavailable,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -45,9 +46,9 @@ def install(blueprint: Blueprint, *, seed: bool = False) -> None:
 def answer(error: Exception, *, seed: bool = False) -> Response:
     """Return the problem response for any error; what is not the asker's fault is logged."""
     problem, headers = _describe(error)
-    if isinstance(error, RedisUnavailable):
+    if isinstance(error, Unavailable):
         logger.warning("%s %r: %s", request.method, request.path, error)
-    elif problem["status"] >= 500 and not isinstance(error, NotBuilt):
+    elif problem["status"] >= 500 and not isinstance(error, NotBuilt | NoDatabase):
         logger.error("%s %r failed", request.method, request.path, exc_info=error)
     problem["instance"] = request.script_root + request.path
     if seed:
@@ -88,7 +89,7 @@ def _http(error: HTTPException, *, code: int) -> tuple[dict[str, Any], dict[str,
 
 
 def _public(error: JobServerError) -> str:
-    if isinstance(error, RedisUnavailable):
+    if isinstance(error, Unavailable):
         return error.title()  # its message names the server's address
     return _LOGGED if error.status == 500 else str(error)
 
@@ -96,7 +97,7 @@ def _public(error: JobServerError) -> str:
 def _headers(error: JobServerError) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, RedisUnavailable):
+    if isinstance(error, Unavailable):
         return {"Retry-After": str(error.retry_after)}
     return {}
 

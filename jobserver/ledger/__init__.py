@@ -1,7 +1,8 @@
-"""The engine's own SQL tables: the outbox now, the record of all runs later."""
+"""The engine's own SQL tables: outbox, tokens and actions now, the record of all runs later."""
 
+from jobserver.ledger.actions import Action, recorded
 from jobserver.ledger.migrate import migrate
 from jobserver.ledger.models import metadata, owns_table
 from jobserver.ledger.outbox import Outbox, engines
 
-__all__ = ["Outbox", "engines", "metadata", "migrate", "owns_table"]
+__all__ = ["Action", "Outbox", "engines", "metadata", "migrate", "owns_table", "recorded"]

@@ -57,6 +57,41 @@ outbox = Table(
     sqlite_autoincrement=True,
 )
 
+# A secret is known by its hash alone. A name is given once for ever: actions tell who by it.
+tokens = Table(
+    f"{PREFIX}token",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("owner", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+# What operators did. Rows are only ever added; `position` is their order.
+actions = Table(
+    f"{PREFIX}action",
+    metadata,
+    Column(
+        "position",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
+    Column("at", UtcDateTime, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("role", String(16)),
+    Column("action", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("remote_address", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 
 def owns_table(name: str | None) -> bool:
     """Return whether a table is the engine's, for `include_name` in the host's own Alembic env.py.

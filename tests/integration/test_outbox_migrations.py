@@ -74,7 +74,7 @@ def test_migrations_at_once_do_not_clash(bare: Engine, database: str) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert set(inspect(bare).get_table_names()) == {"jobserver_outbox", "jobserver_version"}
+    assert set(inspect(bare).get_table_names()) == {*metadata.tables, "jobserver_version"}
 
 
 def test_a_host_with_its_own_history_keeps_it(bare: Engine) -> None:
@@ -84,7 +84,7 @@ def test_a_host_with_its_own_history_keeps_it(bare: Engine) -> None:
     migrate(bare)
     with bare.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "host"
-        assert connection.scalar(text("SELECT version_num FROM jobserver_version")) == "0001"
+        assert connection.scalar(text("SELECT count(*) FROM jobserver_version")) == 1
 
 
 @pytest.fixture

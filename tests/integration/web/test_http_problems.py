@@ -54,7 +54,10 @@ ERRORS = [
     (errors.PayloadTooLarge, 413),
     (errors.PayloadInvalid, 422),
     (errors.NotBuilt, 501),
+    (errors.NoDatabase, 501),
+    (errors.Unavailable, 503),
     (errors.RedisUnavailable, 503),
+    (errors.DatabaseUnavailable, 503),
 ]
 
 
