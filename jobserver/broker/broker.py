@@ -126,6 +126,15 @@ class Broker:
             raise JobNotFound(f"No job with id {job_id!r} is known")
         return found
 
+    def version(self, job_id: str) -> tuple[str, str | None]:
+        """Return a job's version and owner, by one HMGET; raises JobNotFound."""
+        with available():
+            values = self.connection.hmget(keys.job(job_id), *jobs.VERSIONED, "owner")
+        *versioned, owner = cast("list[bytes | None]", values)
+        if not any(versioned):
+            raise JobNotFound(f"No job with id {job_id!r} is known")
+        return jobs.version_of(versioned), owner.decode() if owner else None
+
     def fetch_many(self, ids: Sequence[str]) -> list[Job | None]:
         """Return the jobs as they stand, None for each that is not there; one round trip."""
         with available():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -34,13 +35,32 @@ STATUSES: Mapping[str, Status] = {
 }
 ENDED: frozenset[Status] = frozenset({"completed", "failed", "canceled"})
 
+# What a job's version is made of: every field that can change while somebody looks at the job.
+VERSIONED = (
+    "progress",
+    "status",
+    "run",
+    "created_at",
+    "origin",
+    "message",
+    "attempt",
+    "attempts",
+    "due",
+    "started_at",
+    "ended_at",
+    "error_type",
+    "error_message",
+)
+_VERSIONED_BYTES = tuple(name.encode() for name in VERSIONED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One job. `raw_status` is RQ's word; times are aware UTC; `progress` is 0 to 100.
 
     `duplicate` is True on the answer to an enqueue that found the job active. `result` is None
-    until the job completed.
+    until the job completed. `version` is another one whenever something of it has changed; "" where
+    the job was not read from Redis.
     """
 
     id: str
@@ -67,6 +87,7 @@ class Job:
     error_message: str | None = None
     worker: str | None = None
     duplicate: bool = False
+    version: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -144,7 +165,18 @@ def from_hash(
         error_type=None if done else text("error_type") or None,
         error_message=None if done else text("error_message") or None,
         worker=text("worker_name") or None,
+        version=version_of([raw.get(name) for name in _VERSIONED_BYTES]),
     )
+
+
+def version_of(values: Sequence[bytes | None]) -> str:
+    """Return the version of a job whose VERSIONED fields these are, in that order.
+
+    Progress within one per cent is none: that is what is shown.
+    """
+    percent = b"%d" % float(values[0] or 0)
+    parts = b"\x1f".join((percent, *(value or b"" for value in values[1:])))
+    return hashlib.blake2b(parts, digest_size=12).hexdigest()
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobserver.http import guard, health, jobs_v1
+from jobserver.http import guard, health, polling
 from jobserver.http.guard import operator_action, principal, protect
 
 __all__ = ["operator_action", "principal", "protect", "register"]
@@ -13,5 +13,5 @@ __all__ = ["operator_action", "principal", "protect", "register"]
 def register(app: Flask, *, url_prefix: str = "") -> None:
     """Add the engine's API routes to an app, below a prefix of its choice."""
     guard.install(app)
-    for blueprint in (jobs_v1.blueprint(), health.blueprint()):
+    for blueprint in (polling.blueprint(), health.blueprint()):
         app.register_blueprint(blueprint, url_prefix=f"{url_prefix}{blueprint.url_prefix}")

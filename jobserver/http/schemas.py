@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
-from marshmallow import Schema, fields, pre_dump, validate
+from marshmallow import Schema, fields, validate
 
 from jobserver.broker import Job
 
@@ -28,7 +28,7 @@ class ErrorSchema(Schema):
 
 
 class JobSchema(Schema):
-    """One job as `GET /api/v1/jobs/<id>` answers it; dumps a `Job`."""
+    """One job as `GET /api/v1/jobs/<id>` answers it; `job_body` makes it of a `Job`."""
 
     id = fields.String(required=True)
     type = fields.String(required=True)
@@ -48,25 +48,29 @@ class JobSchema(Schema):
         required=True, allow_none=True, metadata={"description": "seconds until the next look"}
     )
 
-    @pre_dump
-    def _shape(self, job: Job, **_: Any) -> dict[str, Any]:
-        return {
-            "id": job.id,
-            "type": job.type,
-            "queue": job.queue,
-            "status": job.status,
-            "rawStatus": job.raw_status,
-            "progress": {"percent": int(job.progress), "message": job.message},
-            "attempt": job.attempt,
-            "attempts": job.attempts,
-            "createdAt": job.created_at,
-            "startedAt": job.started_at,
-            "endedAt": job.ended_at,
-            "durationMs": _duration(job),
-            "result": job.result,
-            "error": _error(job),
-            "retryAfter": retry_after(job, now=datetime.now(UTC)),
-        }
+
+def job_body(job: Job) -> dict[str, Any]:
+    """Return a job as JobSchema describes it, ready for `payload.dumps`.
+
+    Built by hand: the schema's own dump takes as long as all the rest of a poll.
+    """
+    return {
+        "id": job.id,
+        "type": job.type,
+        "queue": job.queue,
+        "status": job.status,
+        "rawStatus": job.raw_status,
+        "progress": {"percent": int(job.progress), "message": job.message},
+        "attempt": job.attempt,
+        "attempts": job.attempts,
+        "createdAt": job.created_at,
+        "startedAt": job.started_at,
+        "endedAt": job.ended_at,
+        "durationMs": _duration(job),
+        "result": job.result,
+        "error": _error(job),
+        "retryAfter": retry_after(job, now=datetime.now(UTC)),
+    }
 
 
 def retry_after(job: Job, *, now: datetime) -> int | None:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from redis import Redis
+from sqlalchemy import event
 
 from jobserver import Job, JobServer
-from jobserver.http.schemas import JobSchema
+from jobserver.http.schemas import JobSchema, job_body
 from jobserver.testing import work
-from tests.integration.web.shop import claim, send_letter
+from tests.hands import Hand
+from tests.integration.web.shop import MAIL, claim, db, send_letter
 
 FIELDS = {
     "id",
@@ -141,6 +144,73 @@ def test_changed_job_gets_a_new_etag(admin: FlaskClient) -> None:
     changed = poll(admin, job, **{"If-None-Match": tag})
     assert changed.status_code == 200
     assert changed.headers["ETag"] != tag
+
+
+def test_a_304_costs_one_hmget_and_no_sql(admin: FlaskClient, redis: Redis) -> None:
+    job = send_letter.enqueue(to="ada")
+    tag = poll(admin, job).headers["ETag"]
+    queries: list[str] = []
+    event.listen(
+        db.engine, "before_cursor_execute", lambda *args: queries.append(args[2]), named=False
+    )
+    redis.config_resetstat()
+    assert poll(admin, job, **{"If-None-Match": tag}).status_code == 304
+    stats = redis.info("commandstats")
+    sent = {
+        name: stat["calls"] for name, stat in stats.items() if name != "cmdstat_config|resetstat"
+    }
+    assert sent == {"cmdstat_hmget": 1}
+    assert queries == []
+
+
+def test_whatever_changes_in_the_body_changes_the_etag(server: JobServer) -> None:
+    job = send_letter.enqueue(to="ada")
+    hand = Hand(server.broker, [MAIL])
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def look() -> None:
+        found = server.fetch(job.id)
+        assert server.broker.version(job.id) == (found.version, None)
+        seen.append((found.version, job_body(found) | {"retryAfter": None}))
+
+    def report(percent: float, message: str) -> None:
+        server.broker.progress(job.id, taken.exec, percent=percent, message=message)
+        look()
+
+    look()
+    taken = hand.take()
+    look()
+    report(1, "")
+    report(1, "sealing")
+    report(1.5, "sealing")
+    report(2, "sealing")
+    hand.end(taken, "release")
+    look()
+    taken = hand.take()
+    look()
+    hand.end(taken, "retry", error_message="no stamp")
+    look()
+    taken = hand.take()
+    look()
+    hand.end(taken, "retry", error_message="no paper", delay=0)
+    look()
+    taken = hand.take()
+    hand.end(taken, "retry", delay=40)
+    look()
+    server.cancel(job.id)
+    look()
+    server.retry(job.id)
+    look()
+    taken = hand.take()
+    look()
+    hand.end(taken, "completed", value='{"sent": "ada"}')
+    look()
+    send_letter.enqueue(to="ada")
+    look()
+    for version, body in seen:
+        for other_version, other_body in seen:
+            assert (version == other_version) == (body == other_body)
+    assert len({version for version, _ in seen}) == len(seen) - 1  # 1 % and 1.5 % look the same
 
 
 def test_unknown_job_is_a_404(admin: FlaskClient) -> None:
