@@ -14,11 +14,13 @@ from jobserver.errors import RedisUnavailable
 from jobserver.outcomes import JobCanceled
 
 INTERVAL = 0.1  # seconds between two writes
+LOOK = 1.0  # seconds between two looks whether the run should stop
 MESSAGE_CHARS = 1000  # every message is an event too
 
 logger = logging.getLogger("jobserver.progress")
 
 Report = Callable[[float, str], str]
+Look = Callable[[], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +36,17 @@ class Run:
 
 
 class Reporter:
-    """Passes a run's progress on, thinned; the last word always gets through."""
+    """Passes a run's progress on, thinned; the last word always gets through.
 
-    def __init__(self, report: Report) -> None:
+    `report` writes, `look` only reads; both answer 'ok', 'canceled' or 'lost'.
+    """
+
+    def __init__(self, report: Report, look: Look) -> None:
         self._report = report
+        self._look = look
         self._lock = threading.Lock()
         self._written_at = 0.0  # monotonic
+        self._looked_at = -LOOK  # monotonic
         self._pending: tuple[float, str] | None = None
         self._timer: threading.Timer | None = None
         self._percent = 0.0
@@ -55,10 +62,17 @@ class Reporter:
             if self._stopped_by:
                 raise JobCanceled(self._stopped_by)
 
-    @property
     def stop_requested(self) -> bool:
-        """Whether the last report was answered with "stop"."""
-        return self._stopped_by is not None
+        """Return whether the run should stop; asks Redis at most once a second."""
+        with self._lock:
+            is_old = time.monotonic() - max(self._looked_at, self._written_at) >= LOOK
+            if self._stopped_by is None and is_old:
+                try:
+                    self._heed(self._look())
+                except RedisUnavailable as error:
+                    logger.warning("not known whether the run was canceled: %s", error)
+                self._looked_at = time.monotonic()
+            return self._stopped_by is not None
 
     def close(self) -> None:
         """Write the last word, and end."""
@@ -89,10 +103,11 @@ class Reporter:
         (percent, message), self._pending = self._pending, None
         self._written_at = time.monotonic()
         try:
-            answer = self._report(percent, message)
+            self._heed(self._report(percent, message))
         except RedisUnavailable as error:
             logger.warning("progress not written: %s", error)
-            return
+
+    def _heed(self, answer: str) -> None:
         if answer == "canceled":
             self._stopped_by = "the job was canceled"
         elif answer == "lost":
@@ -132,6 +147,10 @@ def progress(done: float, total: float | None = None, *, message: str = "") -> N
 
 
 def cancel_requested() -> bool:
-    """Return whether somebody canceled the job this code is part of, as far as is known here."""
+    """Return whether the job this code is part of should stop, as was so a second ago at most.
+
+    It should when somebody canceled it, or when the run was handed to another worker. Without Redis
+    the last answer stands.
+    """
     run = _run.get()
-    return run is not None and run.reporter.stop_requested
+    return run is not None and run.reporter.stop_requested()

@@ -69,13 +69,16 @@ def perform(server: Server, claim: Claim) -> Ending:
     def report(percent: float, message: str) -> str:
         return server.broker.progress(claim.id, claim.exec, percent=percent, message=message)
 
+    def look() -> str:
+        return server.broker.standing(claim.id, claim.exec)
+
     run = Run(
         id=claim.id,
         run_id=claim.run,
         type=claim.type,
         attempt=claim.attempt,
         attempts=claim.attempts,
-        reporter=Reporter(report),
+        reporter=Reporter(report, look),
     )
     try:
         with entered(run), server.app.app_context():

@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from marshmallow import Schema, fields
@@ -17,6 +18,7 @@ from jobserver import (
     RateLimited,
     Retention,
     Snooze,
+    cancel_requested,
     current_run,
     fixed,
     job,
@@ -165,6 +167,29 @@ def linger(seconds: float) -> int:
     time.sleep(seconds)
     note("end")
     return os.getpid()
+
+
+def heed(how: str) -> str:
+    """Run until it is canceled, which it learns in one way or another, or not at all."""
+    note("begin")
+    try:
+        while how == "report":
+            progress(50)
+            gate.wait(0.01)
+        while how == "ask" and not cancel_requested():
+            gate.wait(0.01)
+        while how == "swallow":
+            with suppress(BaseException):
+                gate.wait(0.01)
+        if how == "sleep":
+            time.sleep(60)
+    finally:
+        note("end")
+    return how
+
+
+heed_in_process = job(queue=PROCESSES, name="engine_jobs.heed_in_process")(heed)
+heed_in_thread = job(queue=THREADS, name="engine_jobs.heed_in_thread")(heed)
 
 
 @job(queue=PROCESSES, policy=Policy(attempts=1, timeout=1))

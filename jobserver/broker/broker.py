@@ -271,6 +271,17 @@ class Broker:
         )
         return word.decode()
 
+    def standing(self, job_id: str, exec_id: str) -> str:
+        """Return what `progress` would answer, and note nothing."""
+        with available():
+            holder, status, cancel = cast(
+                "list[bytes | None]",
+                self.connection.hmget(keys.job(job_id), "exec", "status", "cancel"),
+            )
+        if holder != exec_id.encode() or status != b"started":
+            return "lost"
+        return "canceled" if cancel else "ok"
+
     def promote(self, queues: Sequence[Queue], *, limit: int = 500) -> tuple[int, float | None]:
         """Move due jobs to their lists; return how many, and the Unix time of the next due one."""
         origins = [origin for queue in queues for origin in queue.origins]

@@ -20,7 +20,6 @@ from jobserver.broker.job import queue_of
 from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
 from jobserver.ids import new_id
-from jobserver.outcomes import JobCanceled
 from jobserver.policy import Queue, Retention
 from jobserver.worker.processes import GRACE, Processes
 from jobserver.worker.threads import Threads
@@ -302,7 +301,8 @@ class Dispatcher:
             due = self._canceled.setdefault(claim.exec, time.monotonic() + GRACE)
             if time.monotonic() >= due:
                 self.processes.interrupt(claim, "canceled")
-                self.threads.interrupt(claim, JobCanceled)
+                if ending := self.threads.cancel(claim):
+                    self._pending.append(ending)
         for entry in lost & set(entries):
             claim = entries[entry]
             logger.warning("Job %s: the lease was lost, its end will not count", claim.id)

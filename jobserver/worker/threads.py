@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 from jobserver.broker import Claim, Ending
-from jobserver.outcomes import JobTimeout
+from jobserver.outcomes import JobCanceled, JobTimeout
 from jobserver.runner import failure, perform
 from jobserver.server import Server
 
@@ -133,6 +133,20 @@ class Threads:
             if self._current.get(run.thread) is run:
                 run.raised = error
                 _raise_in(run.thread, error)
+
+    def cancel(self, claim: Claim) -> Ending | None:
+        """Raise JobCanceled in the thread of a run; return its end when that did not help before.
+
+        It keeps its thread, and is stuck when its timeout is over too.
+        """
+        run = self._runs.get(claim.exec)
+        if run is None or run.is_told:
+            return None
+        if run.raised is JobCanceled:
+            run.is_told = True
+            return Ending(claim=claim, word="canceled", reason="it does not stop")
+        self.interrupt(claim, JobCanceled)
+        return None
 
     def _timed_out(self, run: Run) -> Ending:
         claim = run.claim

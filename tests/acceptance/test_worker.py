@@ -192,17 +192,6 @@ def test_delayed_jobs_come_due_within_a_second(
     assert 1 <= (done.started_at - done.created_at).total_seconds() < 2.5
 
 
-def test_a_canceled_job_stops(server: JobServer, start_worker: StartWorker) -> None:
-    job = server.enqueue("engine_jobs.linger", {"seconds": 60})
-    start_worker()
-    wait_until(lambda: len(journal()) == 1)
-    server.cancel(job.id)
-    wait_until(lambda: server.fetch(job.id).is_ended, seconds=15)
-    assert server.fetch(job.id).status == "canceled"
-    after = server.enqueue("engine_jobs.linger", {"seconds": 0})
-    wait_until(lambda: server.fetch(after.id).status == "completed")
-
-
 def test_a_paused_queue_starts_nothing(server: JobServer, start_worker: StartWorker) -> None:
     server.pause("in-threads")
     held = server.enqueue("engine_jobs.add", {"a": 1})

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobserver import JobCanceled, cancel_requested, current_run, errors, progress
-from jobserver.progress import INTERVAL, MESSAGE_CHARS, Reporter, Run, entered
+from jobserver.progress import INTERVAL, LOOK, MESSAGE_CHARS, Reporter, Run, entered
 
 
 class Redis:
@@ -22,6 +22,13 @@ class Redis:
         self.written: list[tuple[float, str]] = []
         self.times: list[float] = []
         self.changed = threading.Condition()
+        self.looks = 0
+
+    def look(self) -> str:
+        self.looks += 1
+        if self.answer == "away":
+            raise errors.RedisUnavailable
+        return self.answer
 
     def __call__(self, percent: float, message: str) -> str:
         with self.changed:
@@ -45,7 +52,8 @@ def in_a_run(redis: Redis) -> Iterator[Run]:
 
 
 def a_run(redis: Redis) -> Run:
-    return Run(id="a", run_id="r", type="a.b", attempt=1, attempts=3, reporter=Reporter(redis))
+    reporter = Reporter(redis, redis.look)
+    return Run(id="a", run_id="r", type="a.b", attempt=1, attempts=3, reporter=reporter)
 
 
 def test_outside_a_run_progress_does_nothing() -> None:
@@ -88,7 +96,7 @@ def test_at_most_ten_writes_a_second_whatever_the_job_says(redis: Redis) -> None
 @given(st.lists(st.floats(), min_size=1, max_size=30))
 def test_progress_never_falls_and_stays_a_percentage(said: list[float]) -> None:
     redis = Redis()
-    reporter = Reporter(redis)
+    reporter = Reporter(redis, redis.look)
     for percent in said:
         reporter.say(percent, "")
         reporter.close()
@@ -127,6 +135,37 @@ def test_a_run_that_should_stop_is_told_by_its_report(redis: Redis, answer: str,
                 progress(2)
                 assert redis.changed.wait(timeout=10)
         assert cancel_requested()
+
+
+@pytest.mark.parametrize("answer", ["canceled", "lost"])
+def test_a_run_that_says_nothing_learns_that_it_should_stop(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with entered(a_run(redis)):
+        assert not cancel_requested()
+        redis.answer = answer
+        now += LOOK * 0.9
+        assert not cancel_requested()
+        assert redis.looks == 1, "it asks once a second at most"
+        now += LOOK * 0.2
+        assert cancel_requested()
+        redis.answer = "away"
+        now += LOOK * 2
+        assert cancel_requested(), "what is known needs no Redis"
+        assert redis.looks == 2
+    assert redis.written == []
+
+
+def test_without_redis_a_job_is_not_told_to_stop(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.answer = "away"
+    with entered(a_run(redis)):
+        assert not cancel_requested()
+        assert not cancel_requested()
+    assert caplog.text.count("not known whether") == 1
 
 
 def test_without_redis_a_job_goes_on(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
