@@ -13,7 +13,7 @@ from flask import Flask
 from rq.defaults import RQ_KEY_PREFIX
 from sqlalchemy.orm import Session, scoped_session
 
-from jobserver.broker import Answer, Broker, EnqueueRequest, Job, connect
+from jobserver.broker import Answer, Broker, EnqueueRequest, Job, QueueState, connect
 from jobserver.broker.job import STATUSES, envelope, queue_of
 from jobserver.config import Config
 from jobserver.errors import (
@@ -273,6 +273,10 @@ class Server:
     def empty(self, queue: str) -> int:
         """Remove a queue's waiting and delayed jobs, never the running ones; return how many."""
         return self.broker.empty(self.registry.queue(queue))
+
+    def statistics(self) -> dict[str, QueueState]:
+        """Return how every queue stands, in one round trip."""
+        return self.broker.statistics(list(self.registry.queues.values()))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return jobs per queue and state, in one round trip."""

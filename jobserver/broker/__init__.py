@@ -1,6 +1,6 @@
 """The only place that talks to Redis: keys, scripts, and the verbs over them."""
 
-from jobserver.broker.broker import Broker, Claim, Ending, Recovery, Share
+from jobserver.broker.broker import Broker, Claim, Ending, Pause, QueueState, Recovery, Share
 from jobserver.broker.connection import Connection, connect
 from jobserver.broker.job import Job
 from jobserver.broker.request import Answer, EnqueueRequest
@@ -13,6 +13,8 @@ __all__ = [
     "Ending",
     "EnqueueRequest",
     "Job",
+    "Pause",
+    "QueueState",
     "Recovery",
     "Share",
     "connect",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -85,6 +85,25 @@ class Recovery:
     outcome: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pause:
+    """That a queue is paused: `until` a Unix time, 0 for ever, and why."""
+
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueState:
+    """How many jobs of a queue are in which state, its three priorities as one; its pause, if any.
+
+    `counts` has waiting, active, delayed, completed, failed and canceled.
+    """
+
+    counts: Mapping[str, int]
+    pause: Pause | None
+
+
 class Broker:
     """The verbs over one Redis. Raises RedisUnavailable when it cannot be reached."""
 
@@ -148,28 +167,30 @@ class Broker:
             for job_id, fields, results in zip(ids, raw[::2], raw[1::2], strict=True)
         ]
 
-    def counts(self, queues: Sequence[Queue]) -> dict[str, dict[str, int]]:
-        """Return jobs per queue and state, the three priorities as one; one round trip."""
-        states = {
-            "waiting": "queue",
-            "active": "wip",
-            "delayed": "scheduled",
-            "completed": "finished",
-            "failed": "failed",
-            "canceled": "canceled",
-        }
+    def statistics(self, queues: Sequence[Queue]) -> dict[str, QueueState]:
+        """Return how the queues stand; one round trip whatever is in Redis."""
         with available():
             pipe = self.connection.pipeline(transaction=False)
             for queue in queues:
-                for name in states.values():
+                for name in _REGISTRIES.values():
                     for origin in queue.origins:
                         key = keys.registry(name, origin)
                         _ = pipe.llen(key) if name == "queue" else pipe.zcard(key)
-            numbers = iter(pipe.execute())
+            pipe.hgetall(keys.PAUSED)
+            *numbers, marks = pipe.execute()
+        paused = _pauses(marks)
+        number = iter(numbers)
         return {
-            queue.name: {state: sum(next(numbers) for _ in queue.origins) for state in states}
+            queue.name: QueueState(
+                counts={state: sum(next(number) for _ in queue.origins) for state in _REGISTRIES},
+                pause=_pause(*paused[queue.name]) if queue.name in paused else None,
+            )
             for queue in queues
         }
+
+    def counts(self, queues: Sequence[Queue]) -> dict[str, dict[str, int]]:
+        """Return jobs per queue and state, in one round trip."""
+        return {name: dict(state.counts) for name, state in self.statistics(queues).items()}
 
     def listed(self, queue: Queue, state: str, *, start: int = 0, end: int = 99) -> list[Job]:
         """Return a queue's finished, failed, canceled or scheduled jobs, newest first.
@@ -341,9 +362,7 @@ class Broker:
     def paused(self) -> dict[str, tuple[float, str]]:
         """Return the paused queues with until when (Unix s, 0: for ever) and why."""
         with available():
-            marks = cast("dict[bytes, bytes]", self.connection.hgetall(keys.PAUSED))
-        split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
-        return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
+            return _pauses(cast("dict[bytes, bytes]", self.connection.hgetall(keys.PAUSED)))
 
     def clean(self, queue: Queue, *, older_than: float, registries: Sequence[str]) -> int:
         """Purge jobs of a queue that ended `older_than` seconds ago; return how many."""
@@ -401,6 +420,15 @@ def available() -> Iterator[None]:
 _UNWILLING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 _UNWILLING_WORD = re.compile(r"^(BUSY|MISCONF) |-(OOM|READONLY|MASTERDOWN|MISCONF) ")
 
+_REGISTRIES = {
+    "waiting": "queue",
+    "active": "wip",
+    "delayed": "scheduled",
+    "completed": "finished",
+    "failed": "failed",
+    "canceled": "canceled",
+}
+
 _WORKER_LOST = jobs.packed_traceback("worker lost")
 
 
@@ -411,6 +439,16 @@ def _answer(request: EnqueueRequest, row: Sequence[Any]) -> Answer:
         names = iter(fields[0])
         held = jobs.from_hash(request.id, dict(zip(names, names, strict=True)))
     return Answer(word=word.decode(), run=run.decode(), raw_status=status.decode(), held=held)
+
+
+def _pauses(marks: Mapping[bytes, bytes]) -> dict[str, tuple[float, str]]:
+    split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
+    return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
+
+
+def _pause(until: float, reason: str) -> Pause | None:
+    # The next claim takes away a mark whose time is up.
+    return Pause(until=until, reason=reason) if until == 0 or until > time.time() else None
 
 
 def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) -> list[Argument]:

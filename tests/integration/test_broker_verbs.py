@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 from redis import Redis
 
 from jobserver import JobServer, Queue, Retention, errors
-from jobserver.broker import Broker, Ending, keys
+from jobserver.broker import Broker, Ending, Pause, keys
 from jobserver.broker.job import packed_value
 from jobserver.testing import work
 from tests import engine_jobs
@@ -471,3 +472,17 @@ def test_a_queue_keeps_three_as_it_declares(server: JobServer) -> None:
     work()
     assert server.counts()["keeps-three"]["completed"] == 3
     assert engine_jobs.KEEPS_THREE.retention.completed_count == 3
+
+
+def test_statistics_tell_counts_and_pauses_in_one_round_trip(server: JobServer) -> None:
+    server.enqueue("engine_jobs.add", {"a": 1})
+    server.pause("in-threads", reason="stock-taking")
+    server.pause("in-processes", until=time.time() - 1)
+    trips = server.broker.connection.info("stats")["total_reads_processed"]
+    found = server.statistics()
+    # Reading the counter is one of them.
+    assert server.broker.connection.info("stats")["total_reads_processed"] - trips <= 2
+    assert set(found) == set(server.registry.queues)
+    assert found["in-threads"].counts["waiting"] == 1
+    assert found["in-threads"].pause == Pause(until=0, reason="stock-taking")
+    assert found["in-processes"].pause is None
