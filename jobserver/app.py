@@ -13,6 +13,7 @@ from jobserver import admin, cli, http
 from jobserver.auth import GATE, Gate, Principal, PrincipalHook, Role
 from jobserver.config import Config
 from jobserver.current import EXTENSION
+from jobserver.described import describe
 from jobserver.errors import DeclarationInvalid
 from jobserver.server import Server
 
@@ -24,6 +25,8 @@ class JobServer(Server):
     `db` is the app's Flask-SQLAlchemy. All routes lie below `url_prefix`. `principal` is called in
     every request and returns who is asking by the app's own reckoning, or None.
     """
+
+    describe = staticmethod(describe)
 
     def __init__(
         self,

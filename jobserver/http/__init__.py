@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobserver.http import guard, health, polling
+from jobserver.http import (
+    guard,
+    health,
+    openapi,
+    polling,
+)
 from jobserver.http.guard import operator_action, principal, protect
 
 __all__ = ["operator_action", "principal", "protect", "register"]
+
+MODULES = (
+    health,
+    openapi,
+    polling,
+)
 
 
 def register(app: Flask, *, url_prefix: str = "") -> None:
     """Add the engine's API routes to an app, below a prefix of its choice."""
     guard.install(app)
-    for blueprint in (polling.blueprint(), health.blueprint()):
-        app.register_blueprint(blueprint, url_prefix=f"{url_prefix}{blueprint.url_prefix}")
+    for module in MODULES:
+        blueprint = module.blueprint()
+        app.register_blueprint(blueprint, url_prefix=f"{url_prefix}{blueprint.url_prefix or ''}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from weakref import WeakSet
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 from flask.sansio.blueprints import Blueprint as AnyBlueprint
-from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from jobserver import current
 from jobserver.auth import GATE, Credential, Gate, Principal, Role
@@ -23,10 +25,33 @@ from jobserver.ledger import Action, recorded
 
 REQUEST_ID = "X-Request-Id"
 
+MAX_BODY = 16 * 1024 * 1024  # bytes of a request: a bulk of jobs; a payload has its own limit
+
 _PREFIXES = "jobserver.prefixes"
+_NEEDS = "jobserver_needs"
 _SENT_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,64}")
-_protected: WeakSet[AnyBlueprint] = WeakSet()
-_seeds: WeakSet[AnyBlueprint] = WeakSet()
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a route asks for: a role, None for nobody's; with `owners`, or to own the job."""
+
+    role: Role | None
+    owners: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """How a blueprint is protected; `opened_by` is the word of OPEN_ROUTES that opens it."""
+
+    need: Need
+    seed: bool
+    opened_by: str | None = None
+
+
+_protected: WeakKeyDictionary[AnyBlueprint, Protection] = WeakKeyDictionary()
 
 
 def protect(
@@ -44,11 +69,10 @@ def protect(
     """
     if blueprint in _protected:
         return
-    _protected.add(blueprint)
-    if seed:
-        _seeds.add(blueprint)
-    if role is not None:
-        blueprint.before_request(_admitting(role, opened_by=opened_by))
+    _protected[blueprint] = protection = Protection(
+        need=Need(role=role), seed=seed, opened_by=opened_by
+    )
+    blueprint.before_request(_admitting(protection))
     problems.install(blueprint, seed=seed)
     cors.install(blueprint)
     blueprint.after_request(_finish)
@@ -57,6 +81,30 @@ def protect(
 def install(app: Flask) -> None:
     """Answer problems for unknown paths and methods below the prefixes of protected blueprints."""
     app.before_request(_answer_unrouted)
+
+
+def needs(role: Role, *, owners: bool = False) -> Callable[[View], View]:
+    """Ask another role for one route than its blueprint does; goes next to the function.
+
+    With `owners` a `user` is admitted too, and the route sees to it that the job is their own.
+    """
+
+    def mark(view: View) -> View:
+        setattr(view, _NEEDS, Need(role=role, owners=owners))
+        return view
+
+    return mark
+
+
+def protection_of(blueprint: AnyBlueprint) -> Protection | None:
+    """Return how a blueprint is protected, None for one that is not."""
+    return _protected.get(blueprint)
+
+
+def need_of(view: Callable[..., Any], *, protection: Protection) -> Need:
+    """Return what a route asks for."""
+    found: Need = getattr(view, _NEEDS, protection.need)
+    return found
 
 
 def principal() -> Principal:
@@ -88,16 +136,34 @@ def operator_action(
         yield entry
 
 
-def _admitting(role: Role, *, opened_by: str | None) -> Callable[[], None]:
+def _admitting(protection: Protection) -> Callable[[], None]:
     def admit() -> None:
         if request.method == "OPTIONS":  # a preflight carries no credential
             return
-        if opened_by is not None and opened_by in current.server().config.open_routes:
-            return
-        gate = _gate()
-        g.jobserver_credential = gate.admit(request, gate.identify(request), role=role)
+        need = need_of(current_app.view_functions[str(request.endpoint)], protection=protection)
+        if need.role is not None and not is_open(protection):
+            gate = _gate()
+            credential = gate.identify(request)
+            is_user = credential is not None and credential.principal.role == "user"
+            role: Role = "user" if need.owners and is_user else need.role
+            g.jobserver_credential = gate.admit(request, credential, role=role)
+        _limit_body()
 
     return admit
+
+
+def is_open(protection: Protection) -> bool:
+    """Tell whether this installation opens a blueprint's routes to everybody."""
+    opened_by = protection.opened_by
+    return opened_by is not None and opened_by in current.server().config.open_routes
+
+
+def _limit_body() -> None:
+    limits = (MAX_BODY, request.max_content_length)
+    most = min(limit for limit in limits if limit is not None)
+    request.max_content_length = most  # for a body without a length, as it is read
+    if (request.content_length or 0) > most:
+        raise RequestEntityTooLarge(f"The body is too large; at most {most} bytes are accepted.")
 
 
 def _gate() -> Gate:
@@ -129,7 +195,7 @@ def _answer_unrouted() -> Response | None:
     blueprint = _blueprint_at(request.path)
     if blueprint is None:
         return None
-    response = problems.answer(error, seed=blueprint in _seeds)
+    response = problems.answer(error, seed=_protected[blueprint].seed)
     return cors.allow_origin(response, origins=current.server().config.cors_origins)
 
 

@@ -13,6 +13,25 @@ from jobserver.broker import Job
 _STATUSES = ("waiting", "delayed", "active", "completed", "failed", "canceled")
 
 
+class FieldErrorSchema(Schema):
+    """One wrong field."""
+
+    pointer = fields.String(required=True, metadata={"description": "JSON pointer to the field"})
+    detail = fields.String(required=True)
+
+
+class ProblemSchema(Schema):
+    """An error (RFC 9457); `success` is there on the seeds' routes."""
+
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    instance = fields.String(required=True)
+    errors = fields.List(fields.Nested(FieldErrorSchema))
+    success = fields.Boolean(validate=validate.Equal(False))
+
+
 class ProgressSchema(Schema):
     """How far a job is; never falls within an attempt."""
 

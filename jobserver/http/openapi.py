@@ -1,0 +1,185 @@
+"""`/openapi.json`: every protected route of the app, from the schemas that check its requests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import flask_smorest
+from apispec import BasePlugin
+from flask import Flask, Response, current_app, request
+from flask.sansio.blueprints import Blueprint as AnyBlueprint
+from werkzeug.routing import Rule
+
+from jobserver import payload
+from jobserver.auth import CSRF_HEADER, SESSION_COOKIE
+from jobserver.http import guard, problems
+from jobserver.http.blueprint import Blueprint
+from jobserver.http.schemas import ProblemSchema
+
+OPENAPI = "3.1.0"
+
+_DOCUMENT = "jobserver.document"
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_ABOUT = """\
+Errors are problem details (RFC 9457). Times are ISO 8601 with their offset from UTC; what a name
+does not say is in seconds. A browser's session (cookie) must send the CSRF token of its page with
+every write, as `X-CSRF-Token`; a bearer token needs none."""
+_ANYWHERE = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_OF_A_BODY = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+def blueprint() -> Blueprint:
+    """Return the route of the document."""
+    routes = Blueprint("jobserver_openapi", __name__, description="This document")
+    guard.protect(routes, role="viewer", opened_by="docs")
+
+    @routes.get("/openapi.json")
+    @routes.response(200, {"type": "object", "required": ["openapi", "info", "paths"]})
+    def show_openapi() -> Response:
+        """Describe this API (OpenAPI 3.1)."""
+        servers = {"servers": [{"url": request.script_root or "/"}]}
+        body = payload.dumps(document(current_app) | servers)
+        return Response(body, content_type="application/json")
+
+    return routes
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """Return the OpenAPI document of all protected API routes; made once per app.
+
+    Must not be asked for before the app's first request: routes may still come.
+    """
+    found: dict[str, Any] | None = app.extensions.get(_DOCUMENT)
+    if found is None:
+        found = app.extensions[_DOCUMENT] = _made(app)
+    return found
+
+
+def documented(app: Flask) -> Iterator[tuple[str, AnyBlueprint, list[Rule]]]:
+    """Yield the name of each protected blueprint, itself and its rules."""
+    rules: dict[str, list[Rule]] = {}
+    for rule in app.url_map.iter_rules():
+        rules.setdefault(rule.endpoint.rpartition(".")[0], []).append(rule)
+    for name, found in app.blueprints.items():
+        if guard.protection_of(found) is not None:
+            yield name, found, rules.get(name, [])
+
+
+class _Document(flask_smorest.Api):  # type: ignore[misc]  # it is not typed
+    """flask-smorest's Api, of which only the document is wanted."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def _register_doc_blueprint(self) -> None:
+        """Add no route to an app that is being served."""
+
+    def _register_error_handlers(self) -> None:
+        """Leave the app's errors alone: problems.py answers those of our blueprints."""
+
+    def _register_responses(self) -> None:
+        for status in HTTPStatus:
+            content = {problems.MEDIA_TYPE: {"schema": ProblemSchema}}
+            response = {"description": status.phrase, "content": content}
+            self.spec.components.response(status.name, response, lazy=True)
+
+
+class _Common(BasePlugin):
+    """Adds what every operation has: its id, who may use it, the problems that any may answer."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def operation_helper(
+        self, path: str | None = None, operations: dict[str, Any] | None = None, **given: Any
+    ) -> None:
+        """Complete the operations of a rule; called by apispec."""
+        rule: Rule = given["rule"]
+        name, _, endpoint = rule.endpoint.rpartition(".")
+        protection = guard.protection_of(self._app.blueprints[name])
+        view = self._app.view_functions[rule.endpoint]
+        if protection is None:
+            return
+        need = guard.need_of(view, protection=protection)
+        if guard.is_open(protection):
+            need = guard.Need(role=None)
+        for method, operation in (operations or {}).items():
+            suffix = "" if len(operations or ()) == 1 else f"_{method}"
+            operation["operationId"] = f"{name.removeprefix('jobserver_')}.{endpoint}{suffix}"
+            operation["tags"] = [name.removeprefix("jobserver_")]
+            _describe_need(operation, need)
+            statuses = [*_ANYWHERE]
+            statuses += _REFUSALS if need.role is not None else ()
+            statuses += (HTTPStatus.NOT_FOUND,) if rule.arguments else ()
+            statuses += _OF_A_BODY if "requestBody" in operation else ()
+            if any(one["in"] == "query" for one in operation.get("parameters", ())):
+                statuses.append(HTTPStatus.UNPROCESSABLE_ENTITY)
+            responses = operation.setdefault("responses", {})
+            if not any(str(status)[0] in "23" for status in responses):
+                responses["200"] = {"description": "OK"}
+            for status in statuses:
+                responses.setdefault(str(status.value), status.name)
+
+
+def _describe_need(operation: dict[str, Any], need: guard.Need) -> None:
+    if need.role is None:
+        operation["security"] = []
+        return
+    who = f"Needs the role `{need.role}`" + (", or to own the job." if need.owners else ".")
+    said = operation.get("description")
+    operation["description"] = f"{said}\n\n{who}" if said else who
+
+
+def _made(app: Flask) -> dict[str, Any]:
+    api = _Document(
+        app,
+        config_prefix="JOBSERVER",
+        spec_kwargs={
+            "title": f"Job server of {app.name}",
+            "version": "1",
+            "openapi_version": OPENAPI,
+            "info": {"description": _ABOUT},
+            "security": [{"bearer": []}, {"session": []}],
+            "extra_plugins": [_Common(app)],
+        },
+    )
+    spec = api.spec
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
+    spec.components.security_scheme(
+        "session",
+        {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": SESSION_COOKIE,
+            "description": f"From the sign-in page; a write needs the header {CSRF_HEADER} too.",
+        },
+    )
+    for name, blueprint, rules in documented(app):
+        described = (
+            blueprint if isinstance(blueprint, Blueprint) else _as_described(app, blueprint, rules)
+        )
+        described.register_views_in_doc(api, app, spec, name=name, parameters=None)
+        spec.tag({"name": name.removeprefix("jobserver_"), "description": described.description})
+    made: dict[str, Any] = spec.to_dict()
+    return made
+
+
+def _as_described(app: Flask, blueprint: AnyBlueprint, rules: list[Rule]) -> Blueprint:
+    """Return what flask-smorest can describe, for a plain blueprint; it is never registered."""
+    about = (sys.modules[blueprint.import_name].__doc__ or "").strip()
+    described = Blueprint(blueprint.name, blueprint.import_name, description=about)
+    for rule in rules:
+        methods = [method for method in _METHODS if method in (rule.methods or ())]
+        endpoint = rule.endpoint.rpartition(".")[2]
+        described.add_url_rule(
+            rule.rule, endpoint, app.view_functions[rule.endpoint], methods=methods
+        )
+    return described
