@@ -71,6 +71,7 @@ class JobServer(Server):
         app.cli.add_command(cli.commands)
 
     operator_action = staticmethod(http.operator_action)
+    idempotent = staticmethod(http.idempotent)
 
     @staticmethod
     def protect(

@@ -65,6 +65,12 @@ class Credential:
     proof: Literal["hook", "token", "session", "local"]
     csrf: str | None = None
 
+    @property
+    def identity(self) -> str:
+        """Whose requests these are: a token's and its session's are one asker's, a host's not."""
+        issuer = "host" if self.proof == "hook" else "jobserver"
+        return repr((issuer, self.principal.name, self.principal.owner))
+
 
 def check_config(config: Config) -> None:
     """Refuse settings that would let strangers in; raises ConfigInvalid."""

@@ -17,6 +17,7 @@ class JobServerError(Exception):
     """The job server could not do what was asked."""
 
     status: ClassVar[int] = 500
+    retry_after: int | None = None  # seconds
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or type(self).title())
@@ -83,6 +84,13 @@ class WrongState(JobServerError):
     status = 409
 
 
+class IdempotencyInFlight(JobServerError):
+    """A request with this Idempotency-Key is being worked on; repeat it later."""
+
+    status = 409
+    retry_after = 1
+
+
 class PayloadTooLarge(JobServerError):
     """The payload is larger than 1 MiB."""
 
@@ -104,6 +112,12 @@ class PayloadInvalid(JobServerError):
         super().__init__(" ".join(part for part in (message or self.title(), listed) if part))
 
 
+class IdempotencyMismatch(JobServerError):
+    """This Idempotency-Key was used for another request; use a new one."""
+
+    status = 422
+
+
 class NotBuilt(JobServerError):
     """This is planned, but not built yet."""
 
@@ -120,7 +134,7 @@ class Unavailable(JobServerError):
     """A server behind this one cannot be reached."""
 
     status = 503
-    retry_after: ClassVar[int] = 2  # seconds
+    retry_after = 2
 
 
 class RedisUnavailable(Unavailable):

@@ -11,8 +11,9 @@ from jobserver.http import (
     polling,
 )
 from jobserver.http.guard import operator_action, principal, protect
+from jobserver.http.idempotency import idempotent
 
-__all__ = ["operator_action", "principal", "protect", "register"]
+__all__ = ["idempotent", "operator_action", "principal", "protect", "register"]
 
 MODULES = (
     health,

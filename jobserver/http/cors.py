@@ -8,8 +8,14 @@ from flask import Blueprint, Response, request
 
 from jobserver import current
 
-EXPOSED = "ETag, Link, Location, Retry-After"
-ACCEPTED = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer, X-CSRF-Token"
+EXPOSED = (
+    "ETag, Idempotent-Replayed, Link, Location, Preference-Applied, RateLimit, RateLimit-Policy, "
+    "Retry-After, X-Request-Id"
+)
+ACCEPTED = (
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer, X-CSRF-Token, "
+    "X-Request-Id"
+)
 PREFLIGHT_SECONDS = 600
 
 

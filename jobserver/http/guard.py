@@ -109,8 +109,13 @@ def need_of(view: Callable[..., Any], *, protection: Protection) -> Need:
 
 def principal() -> Principal:
     """Return who is asking; only inside a protected route."""
-    credential: Credential = g.jobserver_credential
-    return credential.principal
+    return credential().principal
+
+
+def credential() -> Credential:
+    """Return who is asking and how that is proven; only inside a protected route."""
+    found: Credential = g.jobserver_credential
+    return found
 
 
 @contextmanager
@@ -122,7 +127,7 @@ def operator_action(
     Decorates a view of a protected blueprint (below the route), or surrounds the verb inside one;
     the action that it yields takes a `detail`. The target is the path's arguments, if not given.
     """
-    admitted = _gate().admit(request, g.jobserver_credential, role=role).principal
+    admitted = _gate().admit(request, credential(), role=role).principal
     given = target if target is not None else "/".join(map(str, (request.view_args or {}).values()))
     entry = Action(
         principal=admitted.name,

@@ -97,9 +97,7 @@ def _public(error: JobServerError) -> str:
 def _headers(error: JobServerError) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, Unavailable):
-        return {"Retry-After": str(error.retry_after)}
-    return {}
+    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
 
 
 def _members(

@@ -54,6 +54,8 @@ ERRORS = [
     (errors.PayloadTooLarge, 413),
     (errors.PayloadInvalid, 422),
     (errors.NotBuilt, 501),
+    (errors.IdempotencyInFlight, 409),
+    (errors.IdempotencyMismatch, 422),
     (errors.NoDatabase, 501),
     (errors.Unavailable, 503),
     (errors.RedisUnavailable, 503),
