@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from jobserver.broker.scripts import Call, Scripts
@@ -30,6 +31,9 @@ def install(fault: str) -> None:
 
 
 def _strike(fault: str) -> None:
-    with open(os.environ["STRUCK"], "a", encoding="ascii") as struck:
-        struck.write(f"{fault}\n")
+    try:
+        mark = os.open(Path(os.environ["STRUCK"], fault), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return  # once is enough: each child counts anew
+    os.write(mark, str(os.getpid()).encode())
     os.kill(os.getpid(), signal.SIGKILL)

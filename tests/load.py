@@ -50,6 +50,11 @@ class Load:
         if self._error:
             raise self._error
 
+    def is_done(self) -> bool:
+        """Return whether all its jobs have completed."""
+        done = sum(self.broker.connection.zcard(keys.registry("finished", q)) for q in QUEUES)
+        return done == len(self.ids)
+
     def add(self, count: int) -> None:
         """Enqueue `count` jobs per queue."""
         requests = [self._request(queue) for _ in range(count) for queue in QUEUES]
@@ -144,12 +149,6 @@ def unsettled(redis: Redis, ids: Iterable[str]) -> list[str]:
     patterns = ("rq:execution:*", "rq:executions:*", "rq:worker:*:executions", "rq:wip:*")
     wrong += [key.decode() for pattern in patterns for key in redis.scan_iter(pattern, count=1000)]
     return wrong + [entry.decode() for entry in redis.zrange(keys.LEASES, 0, -1)]
-
-
-def held_by(redis: Redis, worker: str) -> list[str]:
-    """Return the jobs that Redis takes a worker to run."""
-    entries = redis.smembers(f"{keys.RQ}worker:{worker}:executions")
-    return [entry.decode().partition(":")[0] for entry in entries]
 
 
 def put_back(redis: Redis) -> Counter[str]:

@@ -14,8 +14,10 @@ import pytest
 from redis import Redis
 
 from jobserver import JobServer
-from jobserver.broker import Job
+from jobserver.broker import Broker, Job, connect
 from tests.engine_app import create_app
+from tests.fleet import Fleet
+from tests.nest import Nest
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +83,24 @@ def start_worker(server: JobServer, tmp_path: Path) -> Iterator[StartWorker]:
         if worker.poll() is None:
             worker.send_signal(signal.SIGKILL)
         worker.wait()
+
+
+@pytest.fixture
+def broker(valkey: str) -> Iterator[Broker]:
+    """A broker for another thread to enqueue with."""
+    broker = Broker(connect(valkey))
+    yield broker
+    broker.connection.close()
+
+
+@pytest.fixture
+def fleet(server: JobServer, redis: Redis, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet of workers, none yet, for the jobs of tests.load."""
+    settings = {
+        "JOBSERVER_APP": "tests.safety_app:create_app",
+        "WORKER_CONCURRENCY": "4",
+        "WORKER_PROCESSES": "2",
+        "DRAIN_SECONDS": "1",
+    }
+    with Nest() as nest:
+        yield Fleet(nest, redis, tmp_path / "workers.log", settings)

@@ -1,0 +1,66 @@
+"""Workers that die before or after each call of a script: as harmless as any other kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from jobserver.broker import Broker
+from tests.acceptance.conftest import wait_until
+from tests.fleet import Fleet
+from tests.load import Load, Run, runs
+
+SCRIPTS = ("claim", "finish", "renew", "promote", "recover", "clean", "progress")
+OFTEN = ("claim", "finish", "progress")
+
+
+def calls(scripts: Iterable[str], numbers: Iterable[int]) -> list[str]:
+    """Return the faults at these calls of each script."""
+    return [f"{s}:{moment}:{n}" for s in scripts for n in numbers for moment in ("before", "after")]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(calls(SCRIPTS, [2]), id="second"),
+        pytest.param(
+            calls(SCRIPTS, range(1, 9)) + calls(OFTEN, range(9, 31)),
+            id="first-many",
+            marks=[pytest.mark.soak, pytest.mark.timeout(3000)],
+        ),
+    ],
+)
+def test_a_worker_may_die_before_and_after_every_call(
+    broker: Broker, fleet: Fleet, tmp_path: Path, faults: list[str]
+) -> None:
+    struck = tmp_path / "struck"
+    struck.mkdir()
+    fleet.settings |= {"LEASE_SECONDS": "2", "STRUCK": str(struck)}
+    with Load(broker) as load:
+        fleet.start()
+        for fault in faults:
+            name = fleet.start(FAULT=fault)
+            mark = struck / fault
+            wait_until(lambda mark=mark: mark.exists() and mark.read_text(), what=fault)
+            if int(mark.read_text()) != fleet.workers[name].pid:
+                await_rerun(fleet, int(mark.read_text()))
+            fleet.kill(name)
+    wait_until(load.is_done, seconds=60)
+    print(f"{len(faults)} faults:", fleet.account(load))
+
+
+def await_rerun(fleet: Fleet, pid: int) -> None:
+    """Wait until the job whose process died runs again."""
+    at = time.time()
+    last = max((run for found in runs().values() for run in found if run.pid == pid), key=began)
+    assert last.ended is None
+    wait_until(lambda: runs()[last.job][-1].pid != pid, what="the job runs again")
+    fleet.killed.append((last.job, at))
+
+
+def began(run: Run) -> float:
+    """Return when a run began."""
+    return run.begun

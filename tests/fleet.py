@@ -1,0 +1,94 @@
+"""Workers that a test stops and kills, and the account of what became of their jobs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from redis import Redis
+
+from jobserver.broker import keys
+from tests.load import Load, Run, put_back, runs, unsettled
+from tests.nest import Nest
+
+RECOVERY = 30  # seconds that a kill may take to be made good, whatever the lease
+
+
+@dataclass
+class Fleet:
+    """Workers by name; which jobs were held when one was killed is kept for the account."""
+
+    nest: Nest
+    redis: Redis
+    log: Path
+    settings: dict[str, str]
+    workers: dict[str, psutil.Process] = field(default_factory=dict)
+    killed: list[tuple[str, float]] = field(default_factory=list)  # a job and when, Unix seconds
+    count: int = 0
+
+    def start(self, **settings: str) -> str:
+        """Start one more worker; return its name."""
+        self.count += 1
+        name = f"w{self.count}"
+        command = ("rq", "worker", "--name", name)
+        self.workers[name] = self.nest.start(*command, log=self.log, **self.settings, **settings)
+        return name
+
+    def held(self, name: str) -> list[str]:
+        """Return the jobs that Redis takes a worker to run."""
+        entries = self.redis.smembers(f"{keys.RQ}worker:{name}:executions")
+        return [entry.decode().partition(":")[0] for entry in entries]
+
+    def kill(self, name: str) -> None:
+        """Kill a worker that still lives, and note what it held."""
+        worker = self.workers.pop(name)
+        at = time.time()
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+        worker.wait(timeout=10)
+        for _ in range(2):  # by then the server has read what the worker had sent
+            self.redis.ping()
+        self.killed += [(job, at) for job in self.held(name)]
+
+    def terminate(self, name: str) -> None:
+        """Stop a worker as a supervisor does; wait for its end."""
+        worker = self.workers.pop(name)
+        worker.terminate()
+        worker.wait(timeout=30)
+
+    def account(self, load: Load) -> str:
+        """Assert what holds after the end of all jobs; return the figures."""
+        journal = runs()
+        assert unsettled(self.redis, load.ids) == []
+        assert set(journal) == set(load.ids), "each ran"
+        lost, returned = Counter(job for job, _ in self.killed), put_back(self.redis)
+        too_many = {
+            job: (len(found), lost[job], returned[job])
+            for job, found in journal.items()
+            if len(found) > 1 + lost[job] + returned[job]
+        }
+        assert too_many == {}, "runs, kills, times put back"
+        assert all(any(run.ended for run in found) for found in journal.values())
+        wrong = {job: a for job, a in self._attempts(load).items() if a != 1 + lost[job]}
+        assert wrong == {}, "a kill, and nothing else, spends an attempt"
+        slowest = max((_recovery(journal[job], at) for job, at in self.killed), default=0)
+        assert slowest <= RECOVERY
+        reruns = sum(len(found) - 1 for found in journal.values())
+        return (
+            f"{len(load.ids)} jobs, {reruns} re-runs, {len(self.killed)} held at a kill, "
+            f"{returned.total()} put back, slowest recovery {slowest:.1f} s"
+        )
+
+    def _attempts(self, load: Load) -> dict[str, int]:
+        pipe = self.redis.pipeline(transaction=False)
+        for job_id in load.ids:
+            pipe.hget(keys.job(job_id), "attempt")
+        return dict(zip(load.ids, map(int, pipe.execute()), strict=True))
+
+
+def _recovery(found: list[Run], at: float) -> float:
+    return min((run.begun for run in found if run.begun > at), default=float("inf")) - at
