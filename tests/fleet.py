@@ -38,6 +38,14 @@ class Fleet:
         self.workers[name] = self.nest.start(*command, log=self.log, **self.settings, **settings)
         return name
 
+    def start_scheduler(self, **settings: str) -> str:
+        """Start a scheduler process; return its name."""
+        self.count += 1
+        name = f"s{self.count}"
+        command = ("flask", "--app", "tests.safety_app", "jobs", "scheduler")
+        self.workers[name] = self.nest.start(*command, log=self.log, **self.settings, **settings)
+        return name
+
     def held(self, name: str) -> list[str]:
         """Return the jobs that Redis takes a worker to run."""
         entries = self.redis.smembers(f"{keys.RQ}worker:{name}:executions")

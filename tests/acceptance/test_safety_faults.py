@@ -15,6 +15,8 @@ from tests.load import Load, Run, runs
 
 SCRIPTS = ("claim", "finish", "renew", "promote", "recover", "clean", "progress")
 OFTEN = ("claim", "finish", "progress")
+OF_SCHEDULERS = ("promote", "recover", "clean", "reconcile")
+SOAK = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
 
 def calls(scripts: Iterable[str], numbers: Iterable[int]) -> list[str]:
@@ -29,7 +31,7 @@ def calls(scripts: Iterable[str], numbers: Iterable[int]) -> list[str]:
         pytest.param(
             calls(SCRIPTS, range(1, 9)) + calls(OFTEN, range(9, 31)),
             id="first-many",
-            marks=[pytest.mark.soak, pytest.mark.timeout(3000)],
+            marks=SOAK,
         ),
     ],
 )
@@ -47,6 +49,32 @@ def test_a_worker_may_die_before_and_after_every_call(
             wait_until(lambda mark=mark: mark.exists() and mark.read_text(), what=fault)
             if int(mark.read_text()) != fleet.workers[name].pid:
                 await_rerun(fleet, int(mark.read_text()))
+            fleet.kill(name)
+    wait_until(load.is_done, seconds=60)
+    print(f"{len(faults)} faults:", fleet.account(load))
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(calls(OF_SCHEDULERS, [2]), id="second"),
+        pytest.param(calls(OF_SCHEDULERS, range(1, 9)), id="first-many", marks=SOAK),
+    ],
+)
+def test_a_scheduler_may_die_before_and_after_every_call(
+    broker: Broker, fleet: Fleet, tmp_path: Path, faults: list[str]
+) -> None:
+    struck = tmp_path / "struck"
+    struck.mkdir()
+    fleet.settings |= {"LEASE_SECONDS": "2", "STRUCK": str(struck)}
+    with Load(broker) as load:
+        fleet.start()
+        for fault in faults:
+            doomed = fleet.start()
+            name = fleet.start_scheduler(FAULT=fault)
+            wait_until(lambda name=doomed: fleet.held(name), what="it works")
+            fleet.kill(doomed)
+            wait_until((struck / fault).exists, what=fault)
             fleet.kill(name)
     wait_until(load.is_done, seconds=60)
     print(f"{len(faults)} faults:", fleet.account(load))
