@@ -37,6 +37,7 @@ class Hand:
         room: int = 1000,
         quota: int = 1000,
         repeat: bool = False,
+        look: bool = True,
         knows: Iterable[Claim] = (),
     ) -> list[Claim]:
         """Take what waits, at most `processes` and `threads` jobs of the queues of either kind."""
@@ -50,6 +51,7 @@ class Hand:
             threads=threads,
             shares=[Share(queue=queue, quota=quota, room=room) for queue in self.queues],
             known=[claim.exec for claim in knows],
+            look=look,
         )
         _, claims = self.broker.exchange(self.name, endings=(), claim=call)
         self.held.update((claim.exec, claim) for claim in claims)

@@ -219,6 +219,16 @@ class Broker:
             ids = [job_id.decode() for entries in pipe.execute() for job_id in entries]
         return [job for job in self.fetch_many(ids[:limit]) if job is not None]
 
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Return per queue how many jobs were ever enqueued, deduplicated, completed, failed …"""
+        with available():
+            raw = cast("dict[bytes, bytes]", self.connection.hgetall(keys.TOTALS))
+        totals: dict[str, dict[str, int]] = {}
+        for field, number in raw.items():
+            queue, _, what = field.decode().partition(" ")
+            totals.setdefault(queue, {})[what] = int(number)
+        return totals
+
     def ping(self) -> float:
         """Return the seconds that a round trip takes."""
         start = time.perf_counter()
@@ -259,10 +269,12 @@ class Broker:
         threads: int,
         shares: Sequence[Share],
         known: Sequence[str],
+        look: bool = True,
     ) -> Call:
         """Return the claim of `request`, the worker's own count; sent again it takes nothing more.
 
-        `token` names this life of the worker: a worker's name may be used again.
+        `token` names this life of the worker: a worker's name may be used again. Without `look`
+        only the queues are visited that something of ours has pushed to since they were empty.
         """
         arguments: list[Argument] = [
             worker,
@@ -271,6 +283,7 @@ class Broker:
             int(lease * 1000),
             processes,
             threads,
+            int(look),
             len(shares),
         ]
         for share in shares:
@@ -284,6 +297,10 @@ class Broker:
         """Extend leases by `lease` seconds from now; return those lost and those to be canceled."""
         lost, canceled = self.run_script("renew", int(lease * 1000), *entries)
         return {entry.decode() for entry in lost}, {entry.decode() for entry in canceled}
+
+    def show(self, worker: str, entries: Sequence[str]) -> None:
+        """Let RQ's readers see what a worker runs."""
+        self.run_script("show", worker, *entries)
 
     def progress(self, job_id: str, exec_id: str, *, percent: float, message: str) -> str:
         """Note a run's progress; return 'ok', 'canceled' or 'lost'."""

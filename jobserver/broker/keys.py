@@ -9,10 +9,13 @@
 | rq:finished:, rq:failed:<origin> | zset | ids by expiry (s) |
 | rq:canceled:<origin> | zset | ids by when they were canceled (s) |
 | rq:results:<id> | stream | one entry per ended attempt, RQ's result format |
-| rq:execution:<id>:<exec> | hash | a running attempt, for RQ's readers; ours: origin, shared |
-| rq:worker:<name>:executions | set | `<id>:<exec>` that the worker holds |
+| rq:execution:<id>:<exec> | hash | an attempt that runs for a second or more, for RQ's readers |
+| rq:worker:<name>:executions | set | `<id>:<exec>` of those that the worker holds |
+| jobserver:held | hash | `<id>:<exec>` of running runs → `<origin> <started> <flags> <worker>` |
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
+| jobserver:totals | hash | `<queue> <what>` → how often, ever: enqueued, completed, … |
+| jobserver:ready | set | queues that ours has pushed to since a worker found them empty |
 | jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
 | jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue |
 | jobserver:reply:<name> | hash | fingerprint, claim, reply of a request that names itself |
@@ -26,10 +29,10 @@
 | jobserver:scheduler:<name> | hash | pid and host of one; expires without beats |
 
 An origin is a queue of RQ's: `<queue>:high`, `<queue>` or `<queue>:low`. Our fields of a job: type,
-run, call, key, limit (its rate key), owner, exec (who holds it), last (the exec that ended last),
-attempt, attempts, backoff, progress, message, due, cancel (asked for), rerun (what follows),
-crashes (how often it ended its process), said (the end that the events know). With another
-RQ_KEY_PREFIX than `rq`, our keys stand behind it: `<prefix>:jobserver:…`.
+run, call, key, limit (its rate key), owner, exec (who holds it, or held it last), attempt,
+attempts, backoff, progress, message, due, cancel (asked for), rerun (what follows), crashes (how
+often it ended its process), said (the end that the events know). With another RQ_KEY_PREFIX than
+`rq`, our keys stand behind it: `<prefix>:jobserver:…`.
 """
 
 from __future__ import annotations
@@ -43,8 +46,10 @@ RQ = f"{RQ_KEY_PREFIX}:"
 OURS = "jobserver:" if RQ_KEY_PREFIX == "rq" else f"{RQ_KEY_PREFIX}:jobserver:"
 
 EVENTS = f"{OURS}events"
+HELD = f"{OURS}held"
 LEASES = f"{OURS}leases"
 PAUSED = f"{OURS}paused"
+TOTALS = f"{OURS}totals"
 
 
 def job(job_id: str) -> str:

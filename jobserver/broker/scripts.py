@@ -88,7 +88,9 @@ def _source(name: str) -> str:
 
 
 def _text(name: str, max_events: int) -> str:
-    text = _source("_state") + _source(name)
+    # What a script gathered is sent at its end, wherever it returns.
+    body = f"local function main()\n{_source(name)}end\nlocal answer = main()\nsettle()\n"
+    text = f"{_source('_state')}{body}return answer\n"
     for mark, value in (("@RQ@", keys.RQ), ("@OURS@", keys.OURS), ("@EVENTS@", str(max_events))):
         text = text.replace(mark, value)
     return text

@@ -28,6 +28,7 @@ from jobserver.worker.watchdog import Watchdog
 BATCH = 200  # ends handed in per round trip
 POLL = 1.0  # seconds between looks at the queues while no doorbell rings (stock tools ring none)
 PROMOTE = 0.5  # seconds between looks for delayed jobs that are due
+SHOWN = 1.0  # seconds after which RQ's readers see an execution
 SWEEP = 60.0  # seconds between sweeps of the retention
 RETRY = (0.1, 1.0)  # seconds until Redis is tried again: first and most
 
@@ -79,6 +80,8 @@ class Dispatcher:
         self._retention = {queue.name: queue.retention for queue in queues}
         self._pending: deque[Ending] = deque()
         self._started: dict[str, float] = {}
+        self._shown: set[str] = set()
+        self._look = Timer(POLL)
         self._request = 0
         self._is_repeat = False
         self._wants_work = True
@@ -100,6 +103,7 @@ class Dispatcher:
             (Timer(third), self._recover),
             (Timer(SWEEP, first=SWEEP), self._sweep),
             (Timer(1.0), lambda: heartbeat(self)),
+            (Timer(SHOWN, first=SHOWN), self._show),
         ]
 
     @property
@@ -179,6 +183,7 @@ class Dispatcher:
                 threads=threads,
                 shares=self._shares(processes, threads),
                 known=list(self.held) if self._is_repeat else (),
+                look=self._look.is_up(time.monotonic()),
             )
         if not batch and call is None:
             return
@@ -233,6 +238,7 @@ class Dispatcher:
         claim = ending.claim
         self.held.pop(claim.exec, None)
         self._canceled.pop(claim.exec, None)
+        self._shown.discard(claim.exec)
         took = time.monotonic() - self._started.pop(claim.exec, time.monotonic())
         self.busy_seconds += took
         queue = queue_of(claim.origin)[0]
@@ -307,6 +313,13 @@ class Dispatcher:
             claim = entries[entry]
             logger.warning("Job %s: the lease was lost, its end will not count", claim.id)
             self.processes.interrupt(claim, "lease lost")
+
+    def _show(self) -> None:
+        since = time.monotonic() - SHOWN
+        lasting = {exec for exec, start in self._started.items() if start <= since} - self._shown
+        if lasting:
+            self.broker.show(self.name, [self.held[exec].entry for exec in lasting])
+            self._shown |= lasting
 
     def _promote(self) -> None:
         moved, _ = self.broker.promote(self.queues)

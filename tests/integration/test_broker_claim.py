@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from redis import Redis
+from rq.job import Job as RQJob
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
 
 from jobserver import Queue, errors
 from jobserver.broker import Broker, Share, keys
@@ -38,7 +41,7 @@ def test_a_claimed_job_is_in_one_place_with_its_lease(
     assert redis.zrange("rq:wip:q", 0, -1) == [claim.entry.encode()]
     seconds, _ = redis.time()
     assert 0 < redis.zscore(keys.LEASES, claim.entry) / 1000 - seconds <= 16  # type: ignore[operator]
-    assert redis.smembers(f"rq:worker:{hand.name}:executions") == {claim.entry.encode()}
+    assert redis.hkeys(keys.HELD) == [claim.entry.encode()]
     found = broker.fetch("a")
     assert (found.status, found.attempt, found.worker) == ("active", 1, hand.name)
     assert found.started_at is not None
@@ -194,9 +197,41 @@ def test_a_job_that_would_have_expired_does_not_while_it_runs(
     broker: Broker, redis: Redis, hand: Hand
 ) -> None:
     enqueue(broker, "a")
-    redis.expire(keys.job("a"), 100)  # `rq requeue` leaves the expiry of the failed job
+    hand.end(hand.take(), "failed")
+    theirs = RQJob.fetch("a", connection=redis, serializer=JSONSerializer)
+    theirs.requeue()  # `rq requeue` leaves the expiry of the failed job
+    assert redis.ttl(keys.job("a")) > 0
     hand.take()
     assert redis.ttl(keys.job("a")) == -1
+
+
+def test_rq_reads_the_executions_that_last(broker: Broker, redis: Redis, hand: Hand) -> None:
+    enqueue(broker, "short", "long")
+    short, long = hand.claim(threads=2)
+    worker = BaseWorker([], name=hand.name, connection=redis)
+    assert worker.get_current_executions(refresh=True) == []
+    broker.show(hand.name, [long.entry])
+    broker.show(hand.name, [long.entry])
+    (execution,) = worker.get_current_executions(refresh=True)
+    assert (execution.job_id, execution.id) == ("long", long.exec)
+    assert abs(execution.created_at.timestamp() - long.started) < 0.01
+    job = RQJob.fetch("long", connection=redis, serializer=JSONSerializer)
+    assert [found.id for found in job.get_executions()] == [long.exec]
+    hand.end_many([(short, "completed"), (long, "completed")])
+    broker.show(hand.name, [long.entry])
+    assert worker.get_current_executions(refresh=True) == job.get_executions() == []
+    assert not redis.keys("rq:execution*")
+
+
+def test_a_queue_that_none_of_ours_pushed_to_is_visited_on_a_look(
+    broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    enqueue(broker, "a")
+    assert ids(hand.claim(threads=2, look=False)) == ["a"]
+    hand.end(hand.held.popitem()[1], "failed")
+    RQJob.fetch("a", connection=redis, serializer=JSONSerializer).requeue()
+    assert hand.claim(look=False) == []
+    assert ids(hand.claim()) == ["a"]
 
 
 def test_a_job_without_data_is_parked_with_its_reason(

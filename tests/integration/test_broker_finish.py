@@ -28,7 +28,7 @@ def is_clear_of(redis: Redis, hand: Hand) -> bool:
         redis.exists(keys.LEASES)
         or redis.keys("rq:wip:*")
         or redis.keys("rq:execution*")
-        or redis.exists(f"rq:worker:{hand.name}:executions")
+        or redis.exists(keys.HELD, f"rq:worker:{hand.name}:executions")
     )
 
 

@@ -195,6 +195,7 @@ class Scripts(RuleBasedStateMachine):
         self.sent: list[tuple[EnqueueRequest, str]] = []
         self.model = Model()
         self.told = 0
+        self.shown: set[str] = set()
         self.runs = 0
 
     @rule(
@@ -372,6 +373,12 @@ class Scripts(RuleBasedStateMachine):
             hand.held = {e: claim for e, claim in hand.held.items() if claim.id != job_id}
 
     @rule(hand=hands)
+    def show(self, hand: int) -> None:
+        held = [claim for claim in self.hands[hand].held.values() if self.holds(claim)]
+        self.broker.show(self.hands[hand].name, [claim.entry for claim in held])
+        self.shown |= {claim.entry for claim in held}
+
+    @rule(hand=hands)
     def renew(self, hand: int) -> None:
         held = self.hands[hand].held.values()
         lost, canceled = self.broker.renew([claim.entry for claim in held], lease=15)
@@ -535,12 +542,14 @@ class Scripts(RuleBasedStateMachine):
             return
         entries = {f"{i}:{job.exec}" for i, job in self.model.jobs.items() if job.exec}
         assert {entry.decode() for entry in self.redis.zrange(keys.LEASES, 0, -1)} == entries
-        held = set()
+        assert {entry.decode() for entry in self.redis.hkeys(keys.HELD)} == entries
+        shown = set()
         for hand in self.hands:
-            held |= self.redis.smembers(f"rq:worker:{hand.name}:executions")
-        assert {entry.decode() for entry in held} == entries
+            shown |= self.redis.smembers(f"rq:worker:{hand.name}:executions")
+        assert {entry.decode() for entry in shown} == self.shown & entries
         executions = {key.decode() for key in self.redis.keys("rq:execution:*")}
-        assert executions == {f"rq:execution:{entry}" for entry in entries}
+        assert executions == {f"rq:execution:{entry}" for entry in self.shown & entries}
+        assert len(self.redis.keys("rq:executions:*")) == len(executions)
 
     @invariant()
     def the_events_tell_each_change_once_and_in_order(self) -> None:

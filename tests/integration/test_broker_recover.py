@@ -47,7 +47,7 @@ def test_a_lost_workers_job_goes_to_the_front_with_an_attempt_spent(
     assert places(redis, "a") == ["queue:q:low"]
     assert places(redis, "b") == ["wip:q:low"]
     assert redis.zrange(keys.LEASES, 0, -1) == [held.entry.encode()]
-    assert redis.smembers(f"rq:worker:{hand.name}:executions") == {held.entry.encode()}
+    assert redis.hkeys(keys.HELD) == [held.entry.encode()]
     found = broker.fetch("a")
     assert (found.status, found.attempt, found.error_type) == ("waiting", 1, "WorkerLost")
     ((_, entry),) = redis.xrange(keys.results("a"))
@@ -167,7 +167,7 @@ def test_leases_without_a_run_are_cleared_away(broker: Broker, redis: Redis, han
     assert recover(broker) == []
     assert not redis.exists(keys.LEASES)
     assert not redis.keys("rq:wip:*")
-    assert not redis.keys("rq:execution*")
+    assert not redis.exists(keys.HELD)
     assert not redis.exists(keys.job("job-1"))
     assert story(redis) == ["queued", "queued", "claimed", "claimed"]
 
@@ -217,7 +217,7 @@ def test_a_run_that_shared_its_lost_worker_is_no_suspect(
         assert [outcome for _, outcome in recover(broker)] == ["queued", "queued"]
     assert redis.hget(keys.job("a"), "crashes") is None
     assert redis.hget(keys.job("b"), "crashes") is None
-    assert not redis.keys("rq:execution*")
+    assert not redis.exists(keys.HELD)
 
 
 def test_the_next_worker_of_that_name_does_not_clear_a_suspect(

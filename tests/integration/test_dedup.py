@@ -119,7 +119,7 @@ def test_many_processes_make_one_active_job_per_key(
     assert len(told) == processes
     check(told, events(redis), chaos)
     assert not redis.exists(keys.LEASES)
-    assert redis.keys("rq:wip:*") == redis.keys("rq:execution*") == []
+    assert redis.keys("rq:wip:*") == redis.keys(keys.HELD) == []
 
 
 def watch(redis: Redis, is_over: Callable[[], bool]) -> None:

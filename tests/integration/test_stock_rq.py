@@ -105,7 +105,7 @@ def test_stock_rq_reads_results_and_attempts(server: JobServer, redis: Redis) ->
     assert result is not None
     assert (result.type, result.return_value) == (Result.Type.SUCCESSFUL, 3)
     assert abs((result.created_at - before).total_seconds()) < 60
-    assert result.execution_id == hash_of(redis, good.id)["last"]
+    assert result.execution_id == hash_of(redis, good.id)["exec"]
     assert (job.is_finished, job.origin, job.func_name) == (
         *(True, "in-threads:low", "jobserver.runner.run"),
     )
@@ -319,7 +319,7 @@ def test_a_running_job_that_stock_rq_cancels_cannot_come_back(
     assert server.fetch(job.id).status == "canceled"
     assert places(redis, job.id) == ["canceled:in-threads"]
     assert not redis.keys("rq:execution*")
-    assert not redis.exists(keys.LEASES, f"rq:worker:{hand.name}:executions")
+    assert not redis.exists(keys.LEASES, keys.HELD, f"rq:worker:{hand.name}:executions")
     again = server.enqueue("engine_jobs.named", {"name": "a"})
     assert again.run_id != job.run_id
     assert hand.end(hand.take(), value=2) == "ok"
@@ -362,7 +362,7 @@ def test_a_job_that_stock_rq_deletes_is_gone_and_breaks_nothing(
     assert not again.duplicate
     assert hand.end(hand.take(), value=2) == "ok"
     assert server.fetch(job.id).result == 2
-    assert not redis.exists(keys.LEASES, f"rq:worker:{hand.name}:executions")
+    assert not redis.exists(keys.LEASES, keys.HELD, f"rq:worker:{hand.name}:executions")
 
 
 def test_a_queue_that_stock_rq_empties_goes_on(server: JobServer, redis: Redis) -> None:

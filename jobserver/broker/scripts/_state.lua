@@ -51,12 +51,20 @@ local function flush()
   batches, order = {}, {}
 end
 
+-- Count that something happened in a queue, for good: completed, failed, canceled, retried, enqueued, deduplicated.
+local totals = {}
+local function count(origin, what)
+  local field = base(origin) .. ' ' .. what
+  totals[field] = (totals[field] or 0) + 1
+end
+
 local function event(name, id, run, ...)
   call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
 end
 
--- Wake one idle worker of a queue, unless eight are being woken already.
+-- Tell the workers of a queue that it has waiting jobs, and wake an idle one, unless eight are being woken already.
 local function wake(queue)
+  call('SADD', OURS .. 'ready', queue)
   local tokens = OURS .. 'wake:' .. queue
   if call('LLEN', tokens) < 8 then call('RPUSH', tokens, 1) end
 end
@@ -147,22 +155,25 @@ local function create(id, call_id, run, type, origin, data, timeout, attempts, d
   if later then delay(id, origin, at) else push(id, origin) end
   event(later and 'delayed' or 'queued', id, run, 'type', type, 'queue', origin, 'key', key or '', 'owner', owner or '',
     'attempts', attempts, 'due', later and string.format('%.0f', at) or '', 'payload', #data <= 4096 and data or '')
+  count(origin, 'enqueued')
 end
 
 local untrimmed = {} -- registry and queue → what settle has to trim for them, once a script
 
 -- The end of a job that has left all lists and registries: its state, its registry, its retention. exec: whose end it
--- was, or nil; rerun: the enqueue that is to follow, or nil. Call settle before the script returns.
+-- was, or nil; rerun: the enqueue that is to follow, or nil.
 local function conclude(id, origin, status, keep, age, exec, rerun)
   local job = job_key(id)
   local registry = ENDED[status]
+  count(origin, status == 'finished' and 'completed' or registry)
   if rerun then
     purge(id, origin)
     create(unpack(cjson.decode(rerun)))
-    if exec then call('HSET', job, 'last', exec) end -- the end may be handed in once more
+    if exec then call('HSET', job, 'exec', exec) end -- the end may be handed in once more
     return
   end
-  call('HSET', job, 'status', status, 'ended_at', ISO, 'exec', '', 'said', status .. ISO, 'last', exec or '')
+  call('HSET', job, 'status', status, 'ended_at', ISO, 'said', status .. ISO)
+  if not exec then call('HSET', job, 'exec', '') end -- what handed nothing in must not pass for recorded
   local at = tonumber(TIME[1]) + tonumber(TIME[2]) / 1000000 -- of two in one ms, too, the older is known
   -- RQ scores canceled jobs by when that was, the others by when they expire.
   gather('ZADD', RQ .. registry .. ':' .. origin, status == 'canceled' and at or at + age, id)
@@ -174,29 +185,42 @@ local function conclude(id, origin, status, keep, age, exec, rerun)
   untrimmed[key] = {registry, origin, keep, spare + 1}
 end
 
--- What every script that ends or hands out jobs does last.
+-- What every script does last: the loader calls it.
 local function settle()
   flush()
   for _, one in pairs(untrimmed) do trim(unpack(one)) end
+  for field, n in pairs(totals) do call('HINCRBY', OURS .. 'totals', field, n) end
+end
+
+-- What a worker holds, an entry `<id>:<exec>` each: its origin, when it started (s), its worker, and flags: shown (RQ's
+-- readers see the execution), shared (its worker held others when it was lost).
+local function held(entry, value)
+  value = value or call('HGET', OURS .. 'held', entry)
+  if not value then return nil end
+  local origin, started, flags, worker = string.match(value, '^(%S+) (%S+) (%S+) (.*)$')
+  return {origin = origin, started = started, worker = worker, shown = string.find(flags, 'n'), shared = string.find(flags, 'h')}
+end
+
+local function note(entry, run)
+  local flags = (run.shown and 'n' or '') .. (run.shared and 'h' or '')
+  gather('HSET', OURS .. 'held', entry, run.origin .. ' ' .. run.started .. ' ' .. (flags == '' and '-' or flags) .. ' ' .. run.worker)
 end
 
 -- Take a run off its worker: nothing of the execution is left but what the job's hash says, once flush has run.
-local function release(id, origin, exec, worker)
-  local entry = id .. ':' .. exec
-  gather('ZREM', RQ .. 'wip:' .. origin, entry)
+local function release(entry, run)
+  gather('ZREM', RQ .. 'wip:' .. run.origin, entry)
   gather('ZREM', OURS .. 'leases', entry)
-  gather('SREM', RQ .. 'worker:' .. worker .. ':executions', entry)
+  gather('HDEL', OURS .. 'held', entry)
+  if not run.shown then return end
+  local id, exec = string.match(entry, '^([^:]*):(.*)$')
+  gather('SREM', RQ .. 'worker:' .. run.worker .. ':executions', entry)
   call('DEL', RQ .. 'execution:' .. entry)
   call('ZREM', RQ .. 'executions:' .. id, exec)
 end
 
 -- Clear away an execution whose job is no longer its own: deleted or moved by stock tools, or run by another by now.
-local function forsake(id, exec, worker)
-  local entry = id .. ':' .. exec
-  local f = call('HMGET', RQ .. 'execution:' .. entry, 'origin', 'worker_name')
-  if f[1] then release(id, f[1], exec, f[2]) end
-  call('ZREM', OURS .. 'leases', entry)
-  if worker then call('SREM', RQ .. 'worker:' .. worker .. ':executions', entry) end
+local function forsake(entry, run)
+  if run then release(entry, run) else gather('ZREM', OURS .. 'leases', entry) end
 end
 
 -- One entry of the job's attempt history, in RQ's result format (rq/results.py); RQ's types: 1 successful, 2 failed.

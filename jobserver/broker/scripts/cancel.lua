@@ -2,7 +2,7 @@
 -- ARGV: id, failed count, failed age. Returns 'canceled', 'asked' (it runs), 'ended' (too late) or 'missing'.
 local id = ARGV[1]
 local job = job_key(id)
-local f = call('HMGET', job, 'status', 'origin', 'run', 'last', 'rerun')
+local f = call('HMGET', job, 'status', 'origin', 'run', 'exec', 'rerun')
 if not f[1] then return 'missing' end
 if ENDED[f[1]] then return 'ended' end
 if f[1] == 'started' then
@@ -13,5 +13,4 @@ call('LREM', RQ .. 'queue:' .. f[2], 0, id)
 for _, registry in ipairs({'scheduled:', 'deferred:', 'ready:'}) do call('ZREM', RQ .. registry .. f[2], id) end
 event('canceled', id, f[3], 'queue', f[2])
 conclude(id, f[2], 'canceled', tonumber(ARGV[2]), tonumber(ARGV[3]), f[4], f[5])
-settle()
 return 'canceled'

@@ -28,7 +28,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   local i = 2 + n * width
   local id, call_id, run, type, origin, when_active = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 14]
   local job = job_key(id)
-  local held = call('HMGET', job, 'status', 'type', 'call', 'run', 'cancel', 'origin', 'data', 'last')
+  local held = call('HMGET', job, 'status', 'type', 'call', 'run', 'cancel', 'origin', 'data', 'exec')
   local answer
   local seen = call('GET', OURS .. 'call:' .. call_id)
   if seen then
@@ -57,11 +57,12 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       answer = {'duplicate', held[4] or '', held[1], as_it_stands(job, held[7] or '')}
     end
     remember(call_id, id, answer, 600)
+    count(origin, 'deduplicated')
   else
     -- Whatever is left of an earlier job of this id would be read as the new one's, and would expire it.
     if held[1] or held[6] then purge(id, held[6] or origin) else call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id) end
     create(unpack(ARGV, i + 1, i + 13))
-    if held[8] then call('HSET', job, 'last', held[8]) end -- that end may be handed in once more
+    if held[8] then call('HSET', job, 'exec', held[8]) end -- that end may be handed in once more
     answer = {'new', run, ARGV[i + 9] == '' and 'queued' or call('HGET', job, 'status')}
   end
   if call_ttl > 0 and answer[1] ~= 'conflict' then remember(call_id, id, answer, call_ttl) end

@@ -16,14 +16,24 @@ for i = 5, #ARGV, 3 do keep[ARGV[i]] = {tonumber(ARGV[i + 1]), tonumber(ARGV[i +
 
 -- Whether a lost worker held this run only. Its leases run out one by one: those that are still to come back are told
 -- that they were not alone. A worker's name may be used again, so only what this life of it claimed counts.
-local function was_alone(entry, exec, worker)
-  local life, alone = string.match(exec, '^(.-)%d+%-%d+$'), not call('HGET', RQ .. 'execution:' .. entry, 'shared')
-  for _, other in ipairs(call('SMEMBERS', RQ .. 'worker:' .. worker .. ':executions')) do
-    local execution = RQ .. 'execution:' .. other
-    local is_its = other ~= entry and string.match(other, '^[^:]*:(.-)%d+%-%d+$') == life
-    if is_its and call('EXISTS', execution) == 1 then -- else it was taken back just now
+local function life(exec) return string.match(exec, '^(.-)%d+%-%d+$') end
+
+local everything -- entries with what is held of them, read once
+local function was_alone(entry, exec, run)
+  if not everything then
+    everything = {}
+    local all = call('HGETALL', OURS .. 'held')
+    for i = 1, #all, 2 do everything[all[i]] = held(all[i], all[i + 1]) end
+  end
+  everything[entry] = nil
+  local alone = not run.shared
+  for other, its in pairs(everything) do
+    if its.worker == run.worker and life(string.match(other, ':(.*)$')) == life(exec) then
       alone = false
-      call('HSET', execution, 'shared', 1)
+      if not its.shared then
+        its.shared = true
+        note(other, its)
+      end
     end
   end
   return alone
@@ -33,31 +43,31 @@ local taken = {}
 for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 0, tonumber(ARGV[3]))) do
   local id, exec = string.match(entry, '^([^:]*):(.*)$')
   local job = job_key(id)
-  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'worker_name', 'cancel', 'status', 'started_ms', 'rerun')
-  if f[1] ~= exec or f[8] ~= 'started' then
-    forsake(id, exec)
+  local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'cancel', 'status', 'rerun')
+  local execution = everything and everything[entry] or held(entry)
+  if f[1] ~= exec or f[7] ~= 'started' or not execution then
+    forsake(entry, execution)
   else
-    local origin, run, attempt, attempts, worker = f[2], f[3], tonumber(f[4]), tonumber(f[5]) or 1, f[6]
+    local origin, run, attempt, attempts, worker = f[2], f[3], tonumber(f[4]), tonumber(f[5]) or 1, execution.worker
     local kept = keep[base(origin)] or {1000, 604800}
-    local outcome = f[7] and 'canceled' or attempt < attempts and 'queued' or 'failed'
+    local outcome = f[6] and 'canceled' or attempt < attempts and 'queued' or 'failed'
     local error_type, reason = 'WorkerLost', 'worker lost'
-    if was_alone(entry, exec, worker) and outcome ~= 'canceled' and is_poison(id) then
+    if was_alone(entry, exec, execution) and outcome ~= 'canceled' and is_poison(id) then
       outcome, error_type, reason = 'failed', 'Poison', 'poison'
     end
-    release(id, origin, exec, worker)
+    release(entry, execution)
     call('HSET', job, 'error_type', error_type, 'error_message', 'worker lost')
     event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost')
-    record(id, 2, worker, 'exc_string', ARGV[4], exec, f[9])
+    record(id, 2, worker, 'exc_string', ARGV[4], exec, execution.started)
     if outcome == 'queued' then
       call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '')
       push(id, origin, true)
     else
       event(outcome, id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'error_type', error_type,
         'error_message', 'worker lost', 'reason', reason, 'retry_at', '')
-      conclude(id, origin, outcome, kept[1], kept[2], nil, f[10])
+      conclude(id, origin, outcome, kept[1], kept[2], nil, f[8])
     end
     taken[#taken + 1] = {id, run, outcome}
   end
 end
-settle()
 return taken

@@ -17,6 +17,7 @@ for i = 2, #ARGV do
     call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'attempts', (tonumber(f[4]) or 0) + tonumber(ARGV[1]))
     push(id, f[2])
     event('retried', id, f[3], 'queue', f[2])
+    count(f[2], 'retried')
     answers[#answers + 1] = 'retried'
   end
 end
