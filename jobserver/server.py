@@ -14,7 +14,9 @@ from rq.defaults import RQ_KEY_PREFIX
 from sqlalchemy.orm import Session, scoped_session
 
 from jobserver.broker import Answer, Broker, EnqueueRequest, Job, QueueState, connect
-from jobserver.broker.job import STATUSES, envelope, queue_of
+from jobserver.broker.broker import BULK
+from jobserver.broker.job import REGISTRIES, STATUSES, envelope, queue_of
+from jobserver.broker.overview import Overview, overview
 from jobserver.config import Config
 from jobserver.errors import (
     ConfigInvalid,
@@ -227,12 +229,15 @@ class Server:
         self.broker.cancel(job_id, retention=self._retention(job.queue))
         return self.fetch(job_id)
 
-    def retry(self, job_id: str) -> Job:
-        """Queue a failed or canceled job again, with its type's attempts on top of those it had."""
+    def retry(self, job_id: str, *, queue: str | None = None) -> Job:
+        """Queue a failed or canceled job again, with its type's attempts on top of those it had.
+
+        Raises JobNotFound, of `queue` if given, and WrongState for a job in another state.
+        """
         job = self.fetch(job_id)
-        known = self.registry.types.get(job.type)
-        attempts = self.settings(known)["attempts"] if known else 1
-        word = self.broker.retry([job_id], attempts=attempts)[0]
+        if queue is not None and job.queue != self.registry.queue(queue).name:
+            raise JobNotFound(f"No job with id {job_id!r} is known in queue {queue!r}")
+        word = self.broker.retry([job_id], attempts=self._attempts(job.type))[0]
         if word == "missing":
             raise JobNotFound(f"No job with id {job_id!r} is known")
         if word != "retried":
@@ -241,6 +246,17 @@ class Server:
                 f"Job {job_id!r} is {status}; only failed or canceled ones are retried"
             )
         return self.fetch(job_id)
+
+    def retry_all_failed(self, queue: str) -> int:
+        """Queue all jobs again that have failed by now in a queue; return how many."""
+        by_attempts: dict[int, list[str]] = {}
+        for failed, name in self.broker.failed_types(self.registry.queue(queue)).items():
+            by_attempts.setdefault(self._attempts(name), []).append(failed)
+        return sum(
+            self.broker.retry(ids[start : start + BULK], attempts=attempts).count("retried")
+            for attempts, ids in by_attempts.items()
+            for start in range(0, len(ids), BULK)
+        )
 
     def pause(self, queue: str, *, until: float = 0, reason: str = "") -> bool:
         """Let nothing of a queue start, until a Unix time or for ever; running jobs finish."""
@@ -259,7 +275,7 @@ class Server:
 
         `states` are of completed, failed, canceled.
         """
-        names = {"completed": "finished", "failed": "failed", "canceled": "canceled"}
+        names = {state: REGISTRIES[state] for state in ("completed", "failed", "canceled")}
         unknown = [state for state in states if state not in names]
         if unknown:
             raise PayloadInvalid(
@@ -270,6 +286,10 @@ class Server:
             self.registry.queue(queue), older_than=older_than, registries=registries
         )
 
+    def sweep(self, queue: str) -> int:
+        """Purge what a queue's retention would, now; return how many."""
+        return self.broker.sweep([self.registry.queue(queue)])
+
     def empty(self, queue: str) -> int:
         """Remove a queue's waiting and delayed jobs, never the running ones; return how many."""
         return self.broker.empty(self.registry.queue(queue))
@@ -278,9 +298,26 @@ class Server:
         """Return how every queue stands, in one round trip."""
         return self.broker.statistics(list(self.registry.queues.values()))
 
+    def overview(
+        self, queue: str, *, states: Sequence[str] = ("failed",), start: int = 0, end: int = 99
+    ) -> Overview:
+        """Return how a queue stands, its jobs in these states, and the recurring entries.
+
+        Of each of active, completed, failed, canceled those from rank `start` to `end` (included),
+        the newest first. One round trip.
+        """
+        registries = [REGISTRIES[state] for state in states]
+        return overview(
+            self.broker, self.registry.queue(queue), registries=registries, start=start, end=end
+        )
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return jobs per queue and state, in one round trip."""
         return self.broker.counts(list(self.registry.queues.values()))
+
+    def _attempts(self, type_name: str) -> int:
+        known = self.registry.types.get(type_name)
+        return int(self.settings(known)["attempts"]) if known else 1
 
     def _retention(self, queue: str) -> Retention:
         known = self.registry.queues.get(queue)

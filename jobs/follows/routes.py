@@ -48,7 +48,7 @@ def create() -> tuple[Response, int, dict[str, str]]:
     if job is None:
         body = {"success": True, "data": FOLLOW.dump(follow), "message": "Follow created."}
         return jsonify(body), 201, {"Location": url_for("follows.show", follow_id=follow.id)}
-    status = url_for("jobserver_jobs_v1.get_job", job_id=job.id)
+    status = url_for("jobserver_polling.get_job", job_id=job.id)
     body = {
         "success": True,
         "data": FOLLOW.dump(follow),

@@ -11,15 +11,6 @@ from jobserver.errors import JobNotFound
 
 Status = Literal["waiting", "active", "completed", "failed"]
 
-_WORDS: dict[str, Status] = {
-    "waiting": "waiting",
-    "delayed": "waiting",
-    "active": "active",
-    "completed": "completed",
-    "failed": "failed",
-    "canceled": "failed",
-}
-
 MONITORED = "This follow only monitors its source; no products are synced."
 
 
@@ -70,7 +61,7 @@ def sync_job_id(follow_id: int) -> str:
 
 
 def _of_job(follow: Follow, job: Job) -> SyncStatus:
-    status = _WORDS[job.status]
+    status = job.seed_status
     return SyncStatus(
         follow_id=follow.id,
         status=status,
@@ -80,7 +71,7 @@ def _of_job(follow: Follow, job: Job) -> SyncStatus:
         raw_status=job.raw_status,
         message=job.message or None,
         results=job.result if status == "completed" else None,
-        failed_reason=_reason(job) if status == "failed" else None,
+        failed_reason=job.failed_reason,
     )
 
 
@@ -106,9 +97,3 @@ def _remembered(follow: Follow, *, job_id: str) -> SyncStatus:
             "errors": follow.errors,
         },
     )
-
-
-def _reason(job: Job) -> str:
-    if job.status == "canceled":
-        return "canceled"
-    return job.error_message or job.error_type or "unknown"

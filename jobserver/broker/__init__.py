@@ -1,8 +1,9 @@
 """The only place that talks to Redis: keys, scripts, and the verbs over them."""
 
-from jobserver.broker.broker import Broker, Claim, Ending, Pause, QueueState, Recovery, Share
+from jobserver.broker.broker import Broker, Claim, Ending, Recovery, Share
 from jobserver.broker.connection import Connection, connect
 from jobserver.broker.job import Job
+from jobserver.broker.queue_state import Pause, QueueState
 from jobserver.broker.request import Answer, EnqueueRequest
 
 __all__ = [

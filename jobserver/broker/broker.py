@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -15,8 +15,9 @@ from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, R
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobserver.broker import job as jobs
-from jobserver.broker import keys
+from jobserver.broker import keys, queue_state
 from jobserver.broker.job import Job
+from jobserver.broker.queue_state import QueueState
 from jobserver.broker.request import Answer, EnqueueRequest
 from jobserver.broker.scripts import Argument, Call, Scripts
 from jobserver.errors import JobNotFound, RedisUnavailable, WrongState
@@ -85,25 +86,6 @@ class Recovery:
     outcome: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pause:
-    """That a queue is paused: `until` a Unix time, 0 for ever, and why."""
-
-    until: float
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueState:
-    """How many jobs of a queue are in which state, its three priorities as one; its pause, if any.
-
-    `counts` has waiting, active, delayed, completed, failed and canceled.
-    """
-
-    counts: Mapping[str, int]
-    pause: Pause | None
-
-
 class Broker:
     """The verbs over one Redis. Raises RedisUnavailable when it cannot be reached."""
 
@@ -169,44 +151,32 @@ class Broker:
 
     def statistics(self, queues: Sequence[Queue]) -> dict[str, QueueState]:
         """Return how the queues stand; one round trip whatever is in Redis."""
-        with available():
-            pipe = self.connection.pipeline(transaction=False)
-            for queue in queues:
-                for name in _REGISTRIES.values():
-                    for origin in queue.origins:
-                        key = keys.registry(name, origin)
-                        _ = pipe.llen(key) if name == "queue" else pipe.zcard(key)
-            pipe.hgetall(keys.PAUSED)
-            *numbers, marks = pipe.execute()
-        paused = _pauses(marks)
-        number = iter(numbers)
-        return {
-            queue.name: QueueState(
-                counts={state: sum(next(number) for _ in queue.origins) for state in _REGISTRIES},
-                pause=_pause(*paused[queue.name]) if queue.name in paused else None,
-            )
-            for queue in queues
-        }
+        rows = self.run_script("statistics", *(queue.name for queue in queues))
+        return queue_state.read(queues, rows)
 
     def counts(self, queues: Sequence[Queue]) -> dict[str, dict[str, int]]:
         """Return jobs per queue and state, in one round trip."""
         return {name: dict(state.counts) for name, state in self.statistics(queues).items()}
 
-    def listed(self, queue: Queue, state: str, *, start: int = 0, end: int = 99) -> list[Job]:
+    def listed(self, queue: Queue, registry: str, *, start: int = 0, end: int = 99) -> list[Job]:
         """Return a queue's finished, failed, canceled or scheduled jobs, newest first.
 
-        `start` and `end` are inclusive ranks, as Bull's are.
+        `start` and `end` are inclusive ranks, as Bull's are. One round trip.
         """
+        name, arguments = listed_call(queue, registry, start=start, end=end)
+        return read_listed(self.run_script(name, *arguments))
+
+    def failed_types(self, queue: Queue) -> dict[str, str]:
+        """Return the ids of a queue's failed jobs with their types."""
         with available():
             pipe = self.connection.pipeline(transaction=False)
             for origin in queue.origins:
-                pipe.zrevrange(keys.registry(state, origin), 0, end, withscores=True)
-            found = sorted(
-                (entry for entries in pipe.execute() for entry in entries),
-                key=lambda entry: -entry[1],
-            )
-        ids = [entry[0].decode() for entry in found[start : end + 1]]
-        return [job for job in self.fetch_many(ids) if job is not None]
+                pipe.zrange(keys.registry("failed", origin), 0, -1)
+            ids = [job_id.decode() for entries in pipe.execute() for job_id in entries]
+            for job_id in ids:
+                pipe.hget(keys.job(job_id), "type")
+            types = pipe.execute()
+        return {job_id: name.decode() for job_id, name in zip(ids, types, strict=True) if name}
 
     def waiting(self, queue: Queue, *, limit: int = 1000) -> list[Job]:
         """Return a queue's waiting jobs in the order they will start, then its delayed ones."""
@@ -379,7 +349,9 @@ class Broker:
     def paused(self) -> dict[str, tuple[float, str]]:
         """Return the paused queues with until when (Unix s, 0: for ever) and why."""
         with available():
-            return _pauses(cast("dict[bytes, bytes]", self.connection.hgetall(keys.PAUSED)))
+            marks = cast("dict[bytes, bytes]", self.connection.hgetall(keys.PAUSED))
+        split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
+        return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
 
     def clean(self, queue: Queue, *, older_than: float, registries: Sequence[str]) -> int:
         """Purge jobs of a queue that ended `older_than` seconds ago; return how many."""
@@ -410,13 +382,35 @@ class Broker:
 
     def run_script(self, name: str, *arguments: Argument) -> Any:
         """Run a script that may be repeated: once more when a pooled connection proves dead."""
+        return self.run_scripts([(name, arguments)])[0]
+
+    def run_scripts(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts that may be repeated, in one round trip."""
         with available():
             try:
-                return self._scripts.run(name, *arguments)
+                return self._scripts.run_all(calls)
             except RedisTimeoutError:
                 raise
             except RedisConnectionError:
-                return self._scripts.run(name, *arguments)
+                return self._scripts.run_all(calls)
+
+
+def listed_call(queue: Queue, registry: str, *, start: int, end: int) -> Call:
+    """Return the call that lists jobs of a registry; `read_listed` reads its answer."""
+    return "listed", [registry, start, end, *queue.origins]
+
+
+def read_listed(rows: Sequence[tuple[bytes, list[bytes], list[bytes]]]) -> list[Job]:
+    """Return the jobs that the script `listed` found; those without a hash are left out."""
+    return [
+        jobs.from_hash(job_id.decode(), _pairs(fields), _pairs(result))
+        for job_id, fields, result in rows
+        if fields
+    ]
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 @contextmanager
@@ -437,15 +431,6 @@ def available() -> Iterator[None]:
 _UNWILLING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 _UNWILLING_WORD = re.compile(r"^(BUSY|MISCONF) |-(OOM|READONLY|MASTERDOWN|MISCONF) ")
 
-_REGISTRIES = {
-    "waiting": "queue",
-    "active": "wip",
-    "delayed": "scheduled",
-    "completed": "finished",
-    "failed": "failed",
-    "canceled": "canceled",
-}
-
 _WORKER_LOST = jobs.packed_traceback("worker lost")
 
 
@@ -456,16 +441,6 @@ def _answer(request: EnqueueRequest, row: Sequence[Any]) -> Answer:
         names = iter(fields[0])
         held = jobs.from_hash(request.id, dict(zip(names, names, strict=True)))
     return Answer(word=word.decode(), run=run.decode(), raw_status=status.decode(), held=held)
-
-
-def _pauses(marks: Mapping[bytes, bytes]) -> dict[str, tuple[float, str]]:
-    split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
-    return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
-
-
-def _pause(until: float, reason: str) -> Pause | None:
-    # The next claim takes away a mark whose time is up.
-    return Pause(until=until, reason=reason) if until == 0 or until > time.time() else None
 
 
 def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) -> list[Argument]:

@@ -110,13 +110,7 @@ class Entries:
 
     def all(self) -> list[tuple[Entry, float | None]]:
         """Return all entries with the Unix time when each is due, by id."""
-        with available():
-            pipe = self._broker.connection.pipeline(transaction=True)
-            pipe.hgetall(ENTRIES)
-            pipe.zrange(DUE, 0, -1, withscores=True)
-            texts, scores = pipe.execute()
-        due = {name: score / 1000 for name, score in scores}
-        return [(Entry(**orjson.loads(texts[name])), due.get(name)) for name in sorted(texts)]
+        return read(self._broker.run_script("entries"))
 
     def beat(self, name: str, *, ttl: float, facts: Mapping[str, str]) -> None:
         """Note that the scheduler `name` lives; it is forgotten after `ttl` seconds of silence."""
@@ -143,3 +137,12 @@ class Entries:
         with available():
             beats = self._broker.connection.zrange(SCHEDULERS, 0, -1, withscores=True)
         return {name.decode(): beat for name, beat in cast("list[tuple[bytes, float]]", beats)}
+
+
+def read(answer: tuple[Sequence[bytes], Sequence[bytes]]) -> list[tuple[Entry, float | None]]:
+    """Return what the script `entries` answered: entries with the Unix time when each is due."""
+    texts, due = (dict(zip(row[::2], row[1::2], strict=True)) for row in answer)
+    return [
+        (Entry(**orjson.loads(texts[name])), int(due[name]) / 1000 if name in due else None)
+        for name in sorted(texts)
+    ]

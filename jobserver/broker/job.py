@@ -19,6 +19,7 @@ from jobserver.payload import MAX_BYTES
 from jobserver.policy import PRIORITIES, Priority
 
 Status = Literal["waiting", "delayed", "active", "completed", "failed", "canceled"]
+SeedStatus = Literal["waiting", "active", "completed", "failed"]
 
 STATUSES: Mapping[str, Status] = {
     "created": "waiting",
@@ -31,6 +32,21 @@ STATUSES: Mapping[str, Status] = {
     "finished": "completed",
     "failed": "failed",
     "stopped": "canceled",
+    "canceled": "canceled",
+}
+SEED_STATUSES: Mapping[Status, SeedStatus] = {
+    "waiting": "waiting",
+    "delayed": "waiting",
+    "active": "active",
+    "completed": "completed",
+    "failed": "failed",
+    "canceled": "failed",
+}
+REGISTRIES: Mapping[str, str] = {
+    "active": "wip",
+    "delayed": "scheduled",
+    "completed": "finished",
+    "failed": "failed",
     "canceled": "canceled",
 }
 ENDED: frozenset[Status] = frozenset({"completed", "failed", "canceled"})
@@ -88,6 +104,27 @@ class Job:
     worker: str | None = None
     duplicate: bool = False
     version: str = ""
+
+    @property
+    def seed_status(self) -> SeedStatus:
+        """The seeds' word for the status; their clients poll until completed or failed."""
+        return SEED_STATUSES[self.status]
+
+    @property
+    def failed_reason(self) -> str | None:
+        """Why the job failed, None if it did not: the error's message, or `canceled`."""
+        if self.status == "canceled":
+            return "canceled"
+        if self.status != "failed":
+            return None
+        return self.error_message or self.error_type or "unknown"
+
+    @property
+    def duration_ms(self) -> int | None:
+        """How long the last attempt ran, None for a job that has not ended or never ran."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(0, round((self.ended_at - self.started_at).total_seconds() * 1000))
 
     @property
     def is_ended(self) -> bool:

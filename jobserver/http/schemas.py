@@ -85,7 +85,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "createdAt": job.created_at,
         "startedAt": job.started_at,
         "endedAt": job.ended_at,
-        "durationMs": _duration(job),
+        "durationMs": job.duration_ms,
         "result": job.result,
         "error": _error(job),
         "retryAfter": retry_after(job, now=datetime.now(UTC)),
@@ -101,12 +101,6 @@ def retry_after(job: Job, *, now: datetime) -> int | None:
     if job.status == "delayed" and job.due_at:
         return max(1, min(60, ceil((job.due_at - now).total_seconds())))
     return 2
-
-
-def _duration(job: Job) -> int | None:
-    if job.started_at is None or job.ended_at is None:
-        return None
-    return max(0, round((job.ended_at - job.started_at).total_seconds() * 1000))
 
 
 def _error(job: Job) -> dict[str, str] | None:
