@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session, scoped_session
 
 from jobserver.broker import Answer, Broker, EnqueueRequest, Job, QueueState, connect
 from jobserver.broker.broker import BULK
-from jobserver.broker.job import REGISTRIES, STATUSES, envelope, queue_of
+from jobserver.broker.job import REGISTRIES, STATUSES, envelope, payload_of, queue_of
+from jobserver.broker.listing import Attempt, Listing, Place, Wanted
 from jobserver.broker.overview import Overview, overview
 from jobserver.config import Config
 from jobserver.errors import (
@@ -157,13 +158,51 @@ class Server:
         answers = self.broker.enqueue(requests)
         for request, answer in zip(requests, answers, strict=True):
             if answer.word == "conflict":
-                raise KeyConflict(
-                    f"Key {request.key or request.id!r} is held by a job of type {answer.run!r}"
-                )
+                raise _conflict(request, answer)
         return [
             _job(request, values, answer)
             for request, values, answer in zip(requests, payloads, answers, strict=True)
         ]
+
+    def submit(self, requests: Sequence[EnqueueRequest]) -> list[Job | KeyConflict]:
+        """Create the jobs of prepared requests; return for each its job, or why there is none.
+
+        Raises RedisUnavailable, after which some of many may be made: repeat the requests.
+        """
+        return [
+            _conflict(request, answer)
+            if answer.word == "conflict"
+            else _job(request, payload_of(request.data)[1], answer)
+            for request, answer in zip(requests, self.broker.enqueue(requests), strict=True)
+        ]
+
+    def prepared(
+        self,
+        job_type: str | JobType,
+        payload: Mapping[str, object],
+        *,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        priority: Priority | int = "normal",
+        key: str | None = None,
+        attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: int | None = None,
+        owner: str | None = None,
+        call: str | None = None,
+    ) -> EnqueueRequest:
+        """Return the request of one job, checked, for `submit`; raises what `enqueue` raises."""
+        kind = self.registry.job_type(job_type)
+        settings = self.settings(
+            kind,
+            due=_due(delay, at, from_now=True),
+            priority=priority,
+            attempts=attempts,
+            backoff=backoff,
+            timeout=timeout,
+            owner=owner,
+        )
+        return self.request(kind, payload, key=key, call=call, settings=settings)
 
     def settings(
         self,
@@ -257,6 +296,38 @@ class Server:
             for attempts, ids in by_attempts.items()
             for start in range(0, len(ids), BULK)
         )
+
+    def promote(self, job_id: str) -> Job:
+        """Let a delayed job, or one between two attempts, wait in line now.
+
+        Raises WrongState for any other, JobNotFound.
+        """
+        word = self.broker.hasten(job_id)
+        if word == "missing":
+            raise JobNotFound(f"No job with id {job_id!r} is known")
+        if word != "promoted":
+            status = STATUSES.get(word, "waiting")
+            raise WrongState(f"Job {job_id!r} is {status}; only delayed ones are promoted")
+        return self.fetch(job_id)
+
+    def search(
+        self,
+        wanted: Wanted,
+        *,
+        queue: str | None = None,
+        after: Place | None = None,
+        limit: int = 50,
+    ) -> tuple[list[Job], Place | None]:
+        """Return jobs of a queue or of all, and the place behind which to go on, None at the end.
+
+        The jobs lack payload and result. A page may hold fewer than `limit`, even none.
+        """
+        queues = [self.registry.queue(queue)] if queue else list(self.registry.queues.values())
+        return Listing(self.broker).search(queues, wanted, after=after, limit=limit)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Return the ended attempts of a job, the oldest first; of many, the last ten."""
+        return Listing(self.broker).attempts(self.fetch(job_id))
 
     def pause(self, queue: str, *, until: float = 0, reason: str = "") -> bool:
         """Let nothing of a queue start, until a Unix time or for ever; running jobs finish."""
@@ -363,6 +434,10 @@ def _due(delay: float | timedelta | None, at: datetime | None, *, from_now: bool
             )
         return str(int(at.timestamp() * 1000))
     return ""
+
+
+def _conflict(request: EnqueueRequest, answer: Answer) -> KeyConflict:
+    return KeyConflict(f"Key {request.key or request.id!r} is held by a job of type {answer.run!r}")
 
 
 def _job(

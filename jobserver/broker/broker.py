@@ -337,6 +337,11 @@ class Broker:
         """
         return [word.decode() for word in self.run_script("retry", attempts, *ids)]
 
+    def hasten(self, job_id: str) -> str:
+        """Put a delayed job into line now; return 'promoted', 'missing', or its RQ status."""
+        word: bytes = self.run_script("hasten", job_id)
+        return word.decode()
+
     def pause(self, queue: Queue, *, until: float = 0, reason: str = "") -> bool:
         """Let nothing of a queue start, until a Unix time or for ever; return whether it is new."""
         mark = jobs.utf8(f"{int(until * 1000)} {reason}")
