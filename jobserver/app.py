@@ -15,6 +15,7 @@ from jobserver.config import Config
 from jobserver.current import EXTENSION
 from jobserver.described import describe
 from jobserver.errors import DeclarationInvalid
+from jobserver.ledger.tokens import Tokens
 from jobserver.server import Server
 
 
@@ -61,7 +62,12 @@ class JobServer(Server):
         server.app = app
         server.configure(config)
         app.extensions[EXTENSION] = server
-        app.extensions[GATE] = Gate(config, hook=self._principal, app_secret=lambda: app.secret_key)
+        app.extensions[GATE] = Gate(
+            config,
+            tokens=Tokens(server.db),
+            hook=self._principal,
+            app_secret=lambda: app.secret_key,
+        )
         if hops := config.proxy_hops:
             app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # as Flask's documentation does
                 app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops

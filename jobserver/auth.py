@@ -21,6 +21,7 @@ from werkzeug.wrappers import Request
 
 from jobserver.config import Config
 from jobserver.errors import ConfigInvalid, Forbidden, Unauthorized
+from jobserver.ledger.tokens import Token, Tokens
 
 Role = Literal["user", "viewer", "operator", "admin"]
 
@@ -29,6 +30,8 @@ SESSION_COOKIE = "jobserver_session"
 SESSION_SECONDS = 12 * 3600
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "X-CSRF-Token"
+
+ADMIN = "admin"  # the name of who has the admin token; no other token has it
 
 _RANK: dict[Role, int] = {"user": 0, "viewer": 1, "operator": 2, "admin": 3}
 _PORT = re.compile(r":\d*$")
@@ -88,11 +91,13 @@ class Gate:
         self,
         config: Config,
         *,
+        tokens: Tokens | None = None,
         hook: PrincipalHook | None = None,
         app_secret: Callable[[], str | bytes | None] = lambda: None,
     ) -> None:
         check_config(config)
         self._config = config
+        self._tokens = tokens or Tokens(None)
         self._hook = hook
         self._app_secret = app_secret  # a host may set its secret key after we are on its app
 
@@ -130,11 +135,14 @@ class Gate:
             return credential
 
     def principal_of(self, token: str) -> Principal | None:
-        """Return whom a token stands for, compared in constant time."""
+        """Return whom a token stands for, compared in constant time.
+
+        Raises DatabaseUnavailable when that cannot be known now.
+        """
         expected = self._config.admin_token
         if expected and hmac.compare_digest(_digest(token), _digest(expected)):
-            return Principal(name="admin", role="admin")
-        return None
+            return Principal(name=ADMIN, role="admin")
+        return _principal(self._tokens.with_secret(token))
 
     def sign_in(self, request: Request, *, token: str) -> str:
         """Return a new session cookie's value; raises Unauthorized, or Forbidden cross-site."""
@@ -145,19 +153,21 @@ class Gate:
             serializer = self._serializer()
             if principal is None or serializer is None:
                 raise Unauthorized("This token is not valid.")
+            if principal.name != ADMIN and not self._signing_key():
+                # Signed with the admin token, the cookie would let its bearer guess at that.
+                raise Forbidden("Only the administrator can sign in here until SECRET_KEY is set.")
         values = {
             "name": principal.name,
-            "role": principal.role,
-            "owner": principal.owner,
             "csrf": secrets.token_urlsafe(16),
-            "token": self._fingerprint(),
+            "token": self._fingerprint() if principal.name == ADMIN else "",
         }
         return str(serializer.dumps(values))
 
     @property
     def can_sign_in(self) -> bool:
-        """Tell whether any token exists to sign in with."""
-        return self._config.admin_token is not None
+        """Tell whether any token may exist to sign in with."""
+        has_tokens = self._tokens.are_possible and bool(self._signing_key())
+        return self._config.admin_token is not None or has_tokens
 
     def _session(self, request: Request) -> Credential | None:
         cookie = request.cookies.get(SESSION_COOKIE)
@@ -168,21 +178,32 @@ class Gate:
             values = serializer.loads(cookie, max_age=SESSION_SECONDS)
         except BadSignature:
             return None
-        if values["token"] != self._fingerprint():
+        principal = self._opener(values)
+        if principal is None:
             return None
-        principal = Principal(name=values["name"], role=values["role"], owner=values["owner"])
         return Credential(principal=principal, proof="session", csrf=values["csrf"])
 
+    def _opener(self, values: dict[str, str]) -> Principal | None:
+        """Return who opened a session; it ends with the token that opened it."""
+        if values["name"] != ADMIN:
+            return _principal(self._tokens.named(values["name"]))
+        if not hmac.compare_digest(values["token"], self._fingerprint()):
+            return None
+        return Principal(name=ADMIN, role="admin")
+
+    def _signing_key(self) -> bytes:
+        key = self._config.secret_key or self._app_secret() or b""
+        return key.encode() if isinstance(key, str) else key
+
     def _secret(self) -> bytes:
-        secret = self._config.secret_key or self._app_secret() or self._config.admin_token or b""
-        return secret.encode() if isinstance(secret, str) else secret
+        return self._signing_key() or (self._config.admin_token or "").encode()
 
     def _serializer(self) -> URLSafeTimedSerializer | None:
         secret = self._secret()
         return URLSafeTimedSerializer(secret, salt="jobserver.session") if secret else None
 
     def _fingerprint(self) -> str:
-        # A session ends with the token that opened it: a changed token signs everybody out.
+        # A changed admin token signs everybody out who came in by it.
         token = f"session {self._config.admin_token}".encode()
         return hmac.new(self._secret(), token, "sha256").hexdigest()[:16]
 
@@ -247,6 +268,13 @@ def _logged(request: Request) -> Iterator[None]:
         asked = f"{request.method} {request.path!r}"
         logger.warning("refused %s from %s: %s", asked, request.remote_addr, error)
         raise
+
+
+def _principal(token: Token | None) -> Principal | None:
+    # A role that a newer version knows is none here.
+    if token is None or token.role not in _RANK:
+        return None
+    return Principal(name=token.name, role=token.role, owner=token.owner)
 
 
 def _bearer_token(request: Request) -> str | None:

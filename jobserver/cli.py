@@ -10,7 +10,7 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobserver import current, ledger, payload
+from jobserver import current, ledger, payload, token_commands
 from jobserver.errors import ConfigInvalid, JobServerError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -28,6 +28,7 @@ class Commands(AppGroup):
 
 
 commands = Commands("jobs", help="Run, feed and inspect the job server.")
+commands.add_command(token_commands.commands)
 
 
 # Scheduler and worker are imported where they are run: the web process must not load them.

@@ -36,6 +36,10 @@ class DeclarationInvalid(JobServerError):
     """A job type, queue or schedule is declared in a way that cannot work."""
 
 
+class NotMigrated(JobServerError):
+    """The engine's tables are not up to date; run `flask jobs migrate`."""
+
+
 class Malformed(JobServerError):
     """The request could not be read."""
 
@@ -70,6 +74,16 @@ class UnknownJobType(NotFound):
 
 class UnknownQueue(NotFound):
     """No queue with this name, key or alias is declared."""
+
+
+class TokenNotFound(NotFound):
+    """No token has this name."""
+
+
+class TokenExists(JobServerError):
+    """A token of this name exists or existed."""
+
+    status = 409
 
 
 class KeyConflict(JobServerError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
-from jobserver.errors import DatabaseUnavailable, JobServerError, NoDatabase
+from jobserver.errors import DatabaseUnavailable, NoDatabase, NotMigrated
 from jobserver.ledger.models import PREFIX
 from jobserver.ledger.outbox import engines
 
@@ -17,7 +17,7 @@ from jobserver.ledger.outbox import engines
 def database(db: object) -> Iterator[Engine]:
     """Yield the default engine of what a host calls its db; Flask-SQLAlchemy needs an app context.
 
-    Raises NoDatabase, DatabaseUnavailable, and JobServerError when a table of ours is missing.
+    Raises NoDatabase, DatabaseUnavailable, NotMigrated.
     """
     engine = engines(db).get(None)
     if engine is None:
@@ -27,5 +27,5 @@ def database(db: object) -> Iterator[Engine]:
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
         if isinstance(error, OperationalError | ProgrammingError) and PREFIX in str(cause):
-            raise JobServerError(f"{cause}; run `flask jobs migrate`") from error
+            raise NotMigrated(f"{cause}; run `flask jobs migrate`") from error
         raise DatabaseUnavailable(f"The database cannot be reached: {cause}") from error

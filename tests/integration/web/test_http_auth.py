@@ -62,7 +62,12 @@ def test_without_an_admin_token_no_token_is_right(make_shop: MakeShop) -> None:
     for token in ("", "None"):
         headers = {"Authorization": f"Bearer {token}"}
         assert client.get(PROTECTED, headers=headers).status_code == 401
-    assert "JOBSERVER_ADMIN_TOKEN" in client.get("/engine/sign-in").get_data(as_text=True)
+
+
+def test_sign_in_says_when_there_can_be_no_token(valkey: str) -> None:
+    app = Flask("small")
+    JobServer(app, config=Config(redis_url=valkey))
+    assert "JOBSERVER_ADMIN_TOKEN" in app.test_client().get("/sign-in").text
 
 
 def test_refused_attempts_are_logged_without_the_token(

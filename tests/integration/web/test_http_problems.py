@@ -49,6 +49,8 @@ ERRORS = [
     (errors.JobNotFound, 404),
     (errors.UnknownQueue, 404),
     (errors.UnknownJobType, 404),
+    (errors.TokenNotFound, 404),
+    (errors.TokenExists, 409),
     (errors.KeyConflict, 409),
     (errors.WrongState, 409),
     (errors.PayloadTooLarge, 413),
