@@ -58,10 +58,20 @@ def _open_routes(text: str) -> frozenset[str]:
     return words
 
 
+def _rate_limit(text: str) -> tuple[int, int] | None:
+    if text.lower() == "off":
+        return None
+    requests, _, seconds = text.partition("/")
+    if not 1 <= int(requests) <= 10**6 or not 1 <= int(seconds) <= 86400:
+        raise ValueError(text)
+    return int(requests), int(seconds)
+
+
 REDIS_URL = Kind("redis://, rediss:// or unix:// and where the server is", _redis_url)
 DATABASE_URL = Kind("sqlite:/// and a path, or postgresql:// and where it is", _database_url)
 ORIGINS = Kind("origins like https://shop.example, separated by commas, or *", _origins)
 OPEN_ROUTES = Kind("metrics or docs, or both, separated by a comma", _open_routes)
+RATE_LIMIT = Kind("off, or requests/seconds like 100/60", _rate_limit)
 KEY_PREFIX = text_like(r"[A-Za-z0-9_.:{}-]+", accepts="letters, digits and _ . : - { }")
 SECRET = text_like(r"[!-~]{8,}", accepts="at least 8 visible ASCII characters, no spaces")
 PATH = Kind("a path", lambda text: Path(text).absolute())
@@ -177,6 +187,13 @@ class Config:
         help="Routes that need no token: /metrics, and /docs with /openapi.json.",
         default=frozenset(),
         shown="none",
+    )
+    rate_limit: tuple[int, int] | None = setting(
+        "RATE_LIMIT",
+        kind=RATE_LIMIT,
+        help="Requests to the API that each token or user may make in how many seconds.",
+        default=None,
+        shown="off",
     )
     worker_concurrency: int = setting(
         "WORKER_CONCURRENCY",

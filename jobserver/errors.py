@@ -132,6 +132,16 @@ class IdempotencyMismatch(JobServerError):
     status = 422
 
 
+class QuotaExceeded(JobServerError):
+    """There were too many requests; repeat this one later."""
+
+    status = 429
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, retry_after)
+
+
 class NotBuilt(JobServerError):
     """This is planned, but not built yet."""
 

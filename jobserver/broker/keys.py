@@ -19,6 +19,7 @@
 | jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
 | jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue |
 | jobserver:reply:<name> | hash | fingerprint, claim, reply of a request that names itself |
+| jobserver:quota:<asker> | string | when an asker's bucket of requests is full again (ms) |
 | jobserver:claim:<token> | string | number of the last claim in a worker's life |
 | jobserver:limit:<rate key> | hash | until (ms), jobs put off meanwhile; expires then |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |

@@ -19,7 +19,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarg
 
 from jobserver import current
 from jobserver.auth import GATE, Credential, Gate, Principal, Role
-from jobserver.http import cors, problems
+from jobserver.http import cors, problems, quota
 from jobserver.ids import new_id
 from jobserver.ledger import Action, recorded
 
@@ -152,6 +152,7 @@ def _admitting(protection: Protection) -> Callable[[], None]:
             is_user = credential is not None and credential.principal.role == "user"
             role: Role = "user" if need.owners and is_user else need.role
             g.jobserver_credential = gate.admit(request, credential, role=role)
+            quota.take(g.jobserver_credential.identity)
         _limit_body()
 
     return admit
@@ -189,6 +190,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     if (request_id := g.get("jobserver_request_id")) is not None:
         response.headers[REQUEST_ID] = request_id
+    quota.tell(response)
     return response
 
 

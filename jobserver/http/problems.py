@@ -22,9 +22,11 @@ from jobserver.errors import (
     NoDatabase,
     NotBuilt,
     PayloadInvalid,
+    QuotaExceeded,
     Unauthorized,
     Unavailable,
 )
+from jobserver.http import quota
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -79,6 +81,8 @@ def _describe(error: Exception) -> tuple[dict[str, Any], dict[str, str]]:
     members = _members(kind, error.status, detail, title=error.title())
     if isinstance(error, PayloadInvalid):
         members["errors"] = error.errors
+    if isinstance(error, QuotaExceeded):
+        members["violated-policies"] = [quota.POLICY]
     return members, _headers(error)
 
 

@@ -55,6 +55,7 @@ ERRORS = [
     (errors.WrongState, 409),
     (errors.PayloadTooLarge, 413),
     (errors.PayloadInvalid, 422),
+    (errors.QuotaExceeded, 429),
     (errors.NotBuilt, 501),
     (errors.IdempotencyInFlight, 409),
     (errors.IdempotencyMismatch, 422),
