@@ -72,6 +72,10 @@ class UnknownJobType(NotFound):
     """No job type with this name is registered."""
 
 
+class CallbackRefused(NotFound):
+    """A callback names no function of a module that declares job types."""
+
+
 class UnknownQueue(NotFound):
     """No queue with this name, key or alias is declared."""
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 
-from jobserver.errors import DeclarationInvalid, NotBuilt, UnknownJobType, UnknownQueue
+from jobserver.errors import (
+    CallbackRefused,
+    DeclarationInvalid,
+    NotBuilt,
+    UnknownJobType,
+    UnknownQueue,
+)
 from jobserver.job_type import JobType
 from jobserver.policy import RESERVED_QUEUES, Queue
 from jobserver.schedule import Every
@@ -24,6 +31,7 @@ class Registry:
         self._declared: dict[str, Queue] = {}  # as declared, without what the environment overrides
         self._overrides = overrides or {}
         self._names: dict[str, str] = {}
+        self._modules: dict[str, ModuleType] = {}
 
     def discover(self, names: Iterable[str]) -> None:
         """Import the named modules, and in packages every submodule called `jobs`; add all found.
@@ -31,6 +39,7 @@ class Registry:
         Raises DeclarationInvalid for two things of one name, ImportError for a missing module.
         """
         modules = [module for name in names for module in _modules(name)]
+        self._modules.update((module.__name__, module) for module in modules)
         values = [value for module in modules for value in vars(module).values()]
         for queue in (value for value in values if isinstance(value, Queue)):
             self.add_queue(queue)
@@ -92,6 +101,17 @@ class Registry:
             if name in self.planned:
                 raise NotBuilt(f"The job type {name!r} is planned, but not built yet") from None
             raise UnknownJobType(_unknown("job type", name, self.types)) from None
+
+    def check_callback(self, path: str) -> None:
+        """Raise CallbackRefused unless the path names a function of one of the declared modules.
+
+        What such a module only imports is refused: no module is there to make its imports callable.
+        """
+        module, _, name = path.rpartition(".")
+        found = getattr(self._modules.get(module), name, None)
+        if not inspect.isfunction(found) or found.__module__ != module:
+            declared = ", ".join(sorted(self._modules))
+            raise CallbackRefused(f"{path!r} is no function of a module with job types: {declared}")
 
     def queue(self, name: str) -> Queue:
         """Return the queue with this name, key or alias, whatever its case; raises UnknownQueue."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -11,7 +12,14 @@ import orjson
 from jobserver import current, payload
 from jobserver.broker import Claim, Ending
 from jobserver.broker.job import call_of, packed_traceback, packed_value
-from jobserver.errors import DeclarationInvalid, PayloadInvalid, UnknownJobType
+from jobserver.broker.stock import StockJob
+from jobserver.errors import (
+    CallbackRefused,
+    DeclarationInvalid,
+    PayloadInvalid,
+    RedisUnavailable,
+    UnknownJobType,
+)
 from jobserver.job_type import JobType
 from jobserver.outcomes import Discard, JobCanceled, JobTimeout, Outcome, RateLimited, Snooze
 from jobserver.policy import Backoff
@@ -60,7 +68,20 @@ def perform(server: Server, claim: Claim) -> Ending:
         values: Any = sent[1] if len(sent) > 1 else None
         job_type = server.registry.job_type(claim.type or str(named))
         arguments = job_type.decode(values)
-    except (UnknownJobType, PayloadInvalid) as error:
+        stock = None if claim.type else server.broker.stock_job(claim.id)
+        for path in stock.callbacks if stock else ():
+            server.registry.check_callback(path)
+    except CallbackRefused as error:
+        return failure(
+            claim,
+            text=str(error),
+            error_type="CallbackRefused",
+            message=_short(error),
+            reason="callback refused",
+            job_type=job_type,
+            may_retry=False,
+        )
+    except (UnknownJobType, PayloadInvalid, RedisUnavailable) as error:
         logger.error("Job %s of type %r put off: %s", claim.id, claim.type, error)
         return Ending(claim=claim, word="snooze", delay=UNKNOWN_DELAY, reason=_short(error))
     except Exception as error:  # a schema can hold code of its own
@@ -83,9 +104,24 @@ def perform(server: Server, claim: Claim) -> Ending:
     try:
         with entered(run), server.app.app_context():
             result = job_type.function(**arguments)
+            if stock:
+                stock.succeeded(result)
         return Ending(claim=claim, word="completed", value=packed_value(payload.dumps(result)))
     except BaseException as error:  # whatever a job raises is its end, not ours
-        return ending_of(claim, error, job_type=job_type)
+        ending = ending_of(claim, error, job_type=job_type)
+        if stock and ending.word in ("failed", "retry"):
+            return _stock_failure(server, ending, error, stock=stock, job_type=job_type)
+        return ending
+
+
+def _stock_failure(
+    server: Server, ending: Ending, error: BaseException, *, stock: StockJob, job_type: JobType
+) -> Ending:
+    with server.app.app_context():
+        raised = stock.failed(error)
+    if raised is not error:
+        ending = ending_of(ending.claim, raised, job_type=job_type)
+    return replace(ending, delay=stock.retry_delay) if ending.word == "retry" else ending
 
 
 def ending_of(claim: Claim, error: BaseException, *, job_type: JobType | None) -> Ending:

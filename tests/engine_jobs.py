@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from marshmallow import Schema, fields
+from redis import Redis
+from rq.job import Job as RQJob
 
 from jobserver import (
     Discard,
@@ -256,3 +258,23 @@ def freeze() -> None:
 def fill(mib: int) -> int:
     """Take memory in small pieces, up to a number of MiB."""
     return len([bytes(1024 * 1024) for _ in range(mib)])
+
+
+def on_success(job: RQJob, connection: Redis, result: object) -> None:
+    """A callback of stock RQ's."""
+    note(f"success {job.id} {result}")
+
+
+def on_failure(job: RQJob, connection: Redis, *error: object) -> None:
+    """A callback of stock RQ's."""
+    note(f"failure {job.id} {error[1]}")
+
+
+def on_stopped(job: RQJob, connection: Redis) -> None:
+    """A callback of stock RQ's."""
+    note(f"stopped {job.id}")
+
+
+def on_success_badly(job: RQJob, connection: Redis, result: object) -> None:
+    """A callback of stock RQ's that fails."""
+    raise LookupError("no receipt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -20,6 +20,7 @@ from jobserver.broker.job import Job
 from jobserver.broker.queue_state import QueueState
 from jobserver.broker.request import Answer, EnqueueRequest
 from jobserver.broker.scripts import Argument, Call, Scripts
+from jobserver.broker.stock import StockJob
 from jobserver.errors import JobNotFound, RedisUnavailable, WrongState
 from jobserver.policy import Queue, Retention
 
@@ -315,6 +316,41 @@ class Broker:
             "reconcile", depth, *(origin for queue in queues for origin in queue.origins)
         )
         return told
+
+    def aftermath(
+        self, *, limit: int, hold: float, done: Sequence[tuple[str, float]] = ()
+    ) -> list[tuple[str, float]]:
+        """Return ends with which RQ's code has more to do, as `<word>:<id>`, each with its mark.
+
+        Those that are not among `done`, with that mark, in `hold` seconds are handed out again.
+        """
+        arguments: list[Argument] = [limit, int(hold * 1000)]
+        for entry, mark in done:
+            arguments.extend((entry, f"{mark:.0f}"))
+        found = self.run_script("aftermath", *arguments)
+        return [
+            (entry.decode(), float(mark))
+            for entry, mark in zip(found[::2], found[1::2], strict=True)
+        ]
+
+    def forfeit(self, job_id: str, outcome: str, *, why: str, retention: Retention) -> bool:
+        """Let a deferred job end as failed or canceled; return whether it still was deferred."""
+        kept = (retention.failed_count, int(retention.failed_age))
+        return bool(self.run_script("forfeit", job_id, outcome, jobs.utf8(why), *kept))
+
+    def stock_job(self, job_id: str) -> StockJob:
+        """Return what stock RQ keeps of a job that it made; raises NoSuchJobError."""
+        with available():
+            return StockJob(self.connection, job_id)
+
+    def ring(self, queues: Iterable[str]) -> None:
+        """Tell the workers that RQ's own code has pushed to these queues; wake one of each."""
+        with available(), self.connection.pipeline(transaction=False) as pipe:
+            for name in queues:
+                pipe.sadd(keys.READY, name)
+                pipe.lpush(keys.wake(name), 1)
+                pipe.ltrim(keys.wake(name), 0, 7)
+            pipe.execute()
 
     def cancel(self, job_id: str, *, retention: Retention) -> str:
         """Cancel a job; return 'canceled' or, for a running one, 'asked'.

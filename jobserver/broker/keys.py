@@ -8,6 +8,7 @@
 | rq:scheduled:<origin> | zset | ids of delayed jobs and retries by due time (s) |
 | rq:finished:, rq:failed:<origin> | zset | ids by expiry (s) |
 | rq:canceled:<origin> | zset | ids by when they were canceled (s) |
+| rq:job:<id>:dependents | set | ids of deferred jobs that wait for this one (RQ's depends_on) |
 | rq:results:<id> | stream | one entry per ended attempt, RQ's result format |
 | rq:execution:<id>:<exec> | hash | an attempt that runs for a second or more, for RQ's readers |
 | rq:worker:<name>:executions | set | `<id>:<exec>` of those that the worker holds |
@@ -22,6 +23,7 @@
 | jobserver:quota:<asker> | string | when an asker's bucket of requests is full again (ms) |
 | jobserver:claim:<token> | string | number of the last claim in a worker's life |
 | jobserver:limit:<rate key> | hash | until (ms), jobs put off meanwhile; expires then |
+| jobserver:aftermath | zset | `<word>:<id>` of ends that RQ's code has to do with, by when (ms) |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
 | jobserver:entries | hash | recurring entries as JSON, by id |
@@ -50,6 +52,7 @@ EVENTS = f"{OURS}events"
 HELD = f"{OURS}held"
 LEASES = f"{OURS}leases"
 PAUSED = f"{OURS}paused"
+READY = f"{OURS}ready"
 TOTALS = f"{OURS}totals"
 
 

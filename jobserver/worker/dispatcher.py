@@ -21,6 +21,7 @@ from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
 from jobserver.ids import new_id
 from jobserver.policy import Queue, Retention
+from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.processes import GRACE, Processes
 from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
@@ -65,6 +66,7 @@ class Dispatcher:
         doorbell: Doorbell,
         heartbeat: Callable[[Dispatcher], None],
         watchdog: Watchdog,
+        aftermath: Aftermath,
     ) -> None:
         self.broker = broker
         self.config = config
@@ -74,6 +76,7 @@ class Dispatcher:
         self.processes = processes
         self.doorbell = doorbell
         self.watchdog = watchdog
+        self.aftermath = aftermath
         self.held: dict[str, Claim] = {}  # by execution, until their end is recorded
         self.tally: Counter[str] = Counter()
         self.busy_seconds = 0.0
@@ -127,6 +130,7 @@ class Dispatcher:
     ) -> int:
         """Work until told to stop (or as `rq worker`'s options say); return how many jobs ended."""
         idle_since = time.monotonic()
+        self._wants_work = True
         while True:
             now = time.monotonic()
             self.watchdog.pat(now)
@@ -242,6 +246,8 @@ class Dispatcher:
         took = time.monotonic() - self._started.pop(claim.exec, time.monotonic())
         self.busy_seconds += took
         queue = queue_of(claim.origin)[0]
+        if not claim.type:  # made by stock RQ
+            self.aftermath.ring()
         if word == "lost":
             logger.warning("Job %s stalled in queue %s: its run was taken over", claim.id, queue)
             return

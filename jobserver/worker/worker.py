@@ -27,6 +27,7 @@ from jobserver.broker.job import queue_of
 from jobserver.errors import JobServerError
 from jobserver.policy import Queue
 from jobserver.server import Server
+from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.dispatcher import Dispatcher
 from jobserver.worker.processes import Processes, work
 from jobserver.worker.template import Template
@@ -107,6 +108,7 @@ class Worker(BaseWorker):
         processes = Processes(self.server, template, slots=slots)
         # Its leases are gone by then, even if the dispatcher waited for a hanging Redis before.
         watchdog = Watchdog(patience=config.lease_seconds + 2 * TIMEOUT)
+        aftermath = Aftermath(self.server, sibling(self.connection, timeout=TIMEOUT), self.served)
         dispatcher = Dispatcher(
             broker,
             config,
@@ -117,6 +119,7 @@ class Worker(BaseWorker):
             doorbell=doorbell,
             heartbeat=self._beat,
             watchdog=watchdog,
+            aftermath=aftermath,
         )
         self._listen(dispatcher)
         processes.warm(config.worker_processes)
@@ -125,8 +128,12 @@ class Worker(BaseWorker):
         self._warn_of_eviction()
         logger.info("Queue Worker is now running: %s on %s", self.name, ", ".join(self._names()))
         try:
+            aftermath.start()
             done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
+            while burst and aftermath.settle():  # it may have made new jobs
+                done = dispatcher.run(burst=True, max_jobs=max_jobs, max_idle=max_idle_time)
         finally:
+            aftermath.close()
             watchdog.close()
             signal.set_wakeup_fd(-1)
             template.close()

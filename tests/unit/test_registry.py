@@ -211,3 +211,15 @@ def test_two_recurring_entries_of_one_id_are_refused() -> None:
 def test_one_name_is_not_a_list_of_letters() -> None:
     with pytest.raises(errors.DeclarationInvalid, match="use a list of modules"):
         JobServer(jobs="shop.jobs")
+
+
+def test_a_callback_must_be_a_function_of_a_declared_module() -> None:
+    registry = Registry()
+    registry.discover(["tests.engine_jobs"])
+    registry.check_callback("tests.engine_jobs.on_success")
+    for path in (
+        *("os.getcwd", "tests.engine_jobs.os.getcwd", "tests.engine_jobs.add", "on_success", ""),
+        *("tests.engine_jobs.current_run", "tests.engine_jobs.Path.cwd", "tests.engine_jobs.none"),
+    ):
+        with pytest.raises(errors.CallbackRefused, match=r"tests\.engine_jobs"):
+            registry.check_callback(path)

@@ -158,6 +158,15 @@ local function create(id, call_id, run, type, origin, data, timeout, attempts, d
   count(origin, 'enqueued')
 end
 
+-- Note an end with which more is to be done, by RQ's own code: other jobs wait for it (RQ's depends_on), or it is of a
+-- job that stock RQ made, with its callbacks, repeats and webhooks. word: finished, failed, canceled, or stopped (was
+-- canceled while it ran); run: nil when stock RQ made the job.
+local function follow_up(id, word, run)
+  if not run or call('EXISTS', job_key(id) .. ':dependents') == 1 then
+    call('ZADD', OURS .. 'aftermath', NOW, word .. ':' .. id)
+  end
+end
+
 local untrimmed = {} -- registry and queue → what settle has to trim for them, once a script
 
 -- The end of a job that has left all lists and registries: its state, its registry, its retention. exec: whose end it

@@ -12,5 +12,6 @@ end
 call('LREM', RQ .. 'queue:' .. f[2], 0, id)
 for _, registry in ipairs({'scheduled:', 'deferred:', 'ready:'}) do call('ZREM', RQ .. registry .. f[2], id) end
 event('canceled', id, f[3], 'queue', f[2])
+follow_up(id, 'canceled', f[3])
 conclude(id, f[2], 'canceled', tonumber(ARGV[2]), tonumber(ARGV[3]), f[4], f[5])
 return 'canceled'

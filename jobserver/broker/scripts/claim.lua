@@ -58,11 +58,18 @@ local function start(id, origin)
   if not f[3] then -- no payload: nobody can run it, and it must not vanish
     call('HSET', job, 'origin', origin, 'error_type', 'Unreadable', 'error_message', 'the job has no data')
     event('failed', id, f[1], 'queue', origin, 'error_type', 'Unreadable', 'reason', 'unreadable', 'retry_at', '')
+    follow_up(id, 'failed', f[1])
     return conclude(id, origin, 'failed', math.huge, 604800) -- how many the queue keeps is not known here
   end
   if f[12] and is_held(id, origin, f) then return end
   local exec, attempt = token .. request .. '-' .. #jobs, (tonumber(f[5]) or 0) + 1
   local entry = id .. ':' .. exec
+  if not f[2] then -- made by stock RQ, which counts the attempts that are left
+    local left = call('HGET', job, 'retries_left')
+    f[6] = f[6] or attempt + (tonumber(left) or 0)
+    call('HSET', job, 'attempts', f[6])
+    if left then call('HSET', job, 'retries_left', math.max(0, f[6] - attempt)) end
+  end
   if attempt > 1 then call('HDEL', job, 'progress', 'message') end
   -- Stock tools requeue ended jobs with the expiry they had, and what plain RQ enqueued may have one from the start.
   if f[11] or not f[1] then call('PERSIST', job) end

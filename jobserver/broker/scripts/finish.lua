@@ -42,6 +42,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     if outcome == 'completed' then
       record(id, 1, worker, 'return_value', value, exec, started)
       event('completed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'result', #value <= 2048 and value or '')
+      follow_up(id, 'finished', run)
       conclude(id, origin, 'finished', tonumber(ARGV[i + 9]), tonumber(ARGV[i + 10]), exec, f[6])
     elseif outcome == 'failed' or outcome == 'retry' then
       record(id, 2, worker, 'exc_string', value, exec, started)
@@ -51,6 +52,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       event('failed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'error_type', error_type,
         'error_message', ARGV[i + 7], 'reason', reason, 'retry_at', due)
       if outcome == 'failed' then
+        follow_up(id, 'failed', run)
         conclude(id, origin, 'failed', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]), exec, f[6])
       elseif wait > 0 then
         call('HSET', job, 'status', 'scheduled', 'due', due)
@@ -70,6 +72,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       event('queued', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', reason)
     else
       event('canceled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took)
+      follow_up(id, 'stopped', run)
       conclude(id, origin, 'canceled', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]), exec, f[6])
     end
     answers[n + 1] = answer

@@ -65,9 +65,10 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     else
       event(outcome, id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'error_type', error_type,
         'error_message', 'worker lost', 'reason', reason, 'retry_at', '')
+      follow_up(id, outcome == 'canceled' and 'stopped' or outcome, run)
       conclude(id, origin, outcome, kept[1], kept[2], nil, f[8])
     end
-    taken[#taken + 1] = {id, run, outcome}
+    taken[#taken + 1] = {id, run or '', outcome} -- one that stock RQ made has no run
   end
 end
 return taken
