@@ -2,15 +2,29 @@
 
 from pathlib import Path
 
-from flask import Flask
+from flask import Blueprint, Flask
 
 from jobs import records
 from jobs.follows import cli as follows_cli
-from jobs.follows import pages, routes
+from jobs.follows import pages
+from jobs.follows.routes import follows, shops
+from jobs.integrations.routes import webhooks
+from jobs.orders.routes import orders
 from jobs.records import db, migrate
+from jobs.sellers.routes import status as job_status
 from jobs.settings import Settings
-from jobserver import JobServer
+from jobs.users.routes import jobs as user_sync
+from jobserver import JobServer, Role
 
+# The routes of every system, and the role that they take.
+BLUEPRINTS: tuple[tuple[Blueprint, Role | None], ...] = (
+    (follows, "user"),
+    (shops, "user"),
+    (orders, "user"),
+    (job_status, "viewer"),
+    (user_sync, "viewer"),
+    (webhooks, None),  # each platform proves itself by a signature
+)
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -32,8 +46,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     records.init_app(app)
     migrate.init_app(app)
     server = JobServer(app, jobs=["jobs", "jobs.queues"], db=db, config=settings)
-    for blueprint in (routes.follows, routes.shops):
-        server.protect(blueprint, role="user", seed=True)
+    for blueprint, role in BLUEPRINTS:
+        server.protect(blueprint, role=role, seed=True)
         app.register_blueprint(blueprint)
     server.protect(pages.home, role="user", page=True)
     app.register_blueprint(pages.home)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jobserver import current, errors
 from jobserver.app import JobServer
-from jobserver.auth import Principal
+from jobserver.auth import Principal, Role
 from jobserver.broker import Job
 from jobserver.config import Config
 from jobserver.job_type import JobType, job
@@ -28,6 +28,7 @@ __all__ = [
     "Queue",
     "RateLimited",
     "Retention",
+    "Role",
     "Snooze",
     "cancel_requested",
     "current_run",

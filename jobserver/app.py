@@ -76,21 +76,27 @@ class JobServer(Server):
         admin.register(app, url_prefix=self._url_prefix)
         app.cli.add_command(cli.commands)
 
+    needs = staticmethod(http.needs)
     operator_action = staticmethod(http.operator_action)
     idempotent = staticmethod(http.idempotent)
 
     @staticmethod
     def protect(
-        blueprint: Blueprint, *, role: Role = "viewer", seed: bool = False, page: bool = False
+        blueprint: Blueprint,
+        *,
+        role: Role | None = "viewer",
+        seed: bool = False,
+        page: bool = False,
     ) -> None:
         """Admit only principals that may do what `role` may to a blueprint of the app's own.
 
-        Its errors become problems (RFC 9457), with the seeds' `success: false` when `seed`; with
-        `page`, visitors are sent to sign in and errors are pages. Must come before the blueprint
-        is first registered; doing it again changes nothing.
+        None admits everybody to an API blueprint. Its errors become problems (RFC 9457), with the
+        seeds' `success: false` when `seed`; with `page`, visitors are sent to sign in and errors
+        are pages. Must come before the blueprint is first registered; doing it again changes
+        nothing.
         """
         if page:
-            admin.protect(blueprint, role=role)
+            admin.protect(blueprint, role=role or "viewer")
         else:
             http.protect(blueprint, role=role, seed=seed)
 

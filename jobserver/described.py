@@ -31,7 +31,7 @@ def describe(
     }
     if body is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": _is_required(body),
             "content": {"application/json": {"schema": body}},
         }
     if query is not None:
@@ -44,6 +44,13 @@ def describe(
         return view
 
     return note
+
+
+def _is_required(shape: Shape) -> bool:
+    if isinstance(shape, Mapping):
+        return True
+    schema = shape() if isinstance(shape, type) else shape
+    return any(field.required for field in schema.fields.values())
 
 
 def _response(status: int, shape: Shape | None) -> dict[str, Any]:

@@ -7,18 +7,22 @@ from flask import Flask
 from jobserver.http import (
     guard,
     health,
+    monitoring,
     openapi,
     polling,
+    queue_admin,
 )
-from jobserver.http.guard import operator_action, principal, protect
+from jobserver.http.guard import needs, operator_action, principal, protect
 from jobserver.http.idempotency import idempotent
 
-__all__ = ["idempotent", "operator_action", "principal", "protect", "register"]
+__all__ = ["idempotent", "needs", "operator_action", "principal", "protect", "register"]
 
 MODULES = (
     health,
+    monitoring,
     openapi,
     polling,
+    queue_admin,
 )
 
 

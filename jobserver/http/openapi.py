@@ -9,6 +9,8 @@ from typing import Any
 
 import flask_smorest
 from apispec import BasePlugin
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.schema_resolver import SchemaResolver
 from flask import Flask, Response, current_app, request
 from flask.sansio.blueprints import Blueprint as AnyBlueprint
 from werkzeug.routing import Rule
@@ -92,6 +94,21 @@ class _Document(flask_smorest.Api):  # type: ignore[misc]  # it is not typed
             self.spec.components.response(status.name, response, lazy=True)
 
 
+class _Resolver(SchemaResolver):
+    """Finds the schemas of maps too: apispec knows those of lists and objects."""
+
+    def resolve_schema_dict(self, schema: Any) -> Any:
+        """Replace a marshmallow schema by what describes it."""
+        if isinstance(schema, dict) and "additionalProperties" in schema:
+            values = self.resolve_schema_dict(schema["additionalProperties"])
+            schema = {**schema, "additionalProperties": values}
+        return super().resolve_schema_dict(schema)  # type: ignore[no-untyped-call]
+
+
+class _Marshmallow(MarshmallowPlugin):
+    Resolver = _Resolver
+
+
 class _Common(BasePlugin):
     """Adds what every operation has: its id, who may use it, the problems that any may answer."""
 
@@ -148,6 +165,7 @@ def _made(app: Flask) -> dict[str, Any]:
             "openapi_version": OPENAPI,
             "info": {"description": _ABOUT},
             "security": [{"bearer": []}, {"session": []}],
+            "marshmallow_plugin": _Marshmallow(),
             "extra_plugins": [_Common(app)],
         },
     )

@@ -1,0 +1,1 @@
+"""Integrations: what other platforms send, and what is fetched from them."""

@@ -1,0 +1,1 @@
+"""Orders: from confirmation to completion."""

@@ -1,0 +1,1 @@
+"""Sellers: fetch and analyse what each account of a user sold."""

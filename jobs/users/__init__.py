@@ -1,0 +1,1 @@
+"""User sync: keep the users of the application as their source has them."""
