@@ -45,17 +45,18 @@ def create_follow(
             source = find_shop(source_shop_id, session=session)
             if mode == FollowMode.RESELL:
                 _check_currencies(follower, source)
-            _check_is_new(session, follower, source)
+            _check_is_new(session, follower, source, owner=owner)
             follow = Follow(
                 mode=mode,
                 follower_shop_id=follower.id,
                 source_shop_id=source.id,
                 markup_percentage=markup_percentage,
+                owner=owner,
             )
             session.add(follow)
             session.flush()
             if mode == FollowMode.RESELL:
-                job = queue_product_sync(follow.id, session=session, owner=owner)
+                job = queue_product_sync(follow.id, session=session)
     except IntegrityError:
         # Somebody made it between our look and our insert; PostgreSQL lets two writers in.
         raise FollowExists(
@@ -86,11 +87,12 @@ def _check_currencies(follower: Shop, source: Shop) -> None:
         raise PayloadInvalid(errors=[{"pointer": "#/sourceShopId", "detail": detail}])
 
 
-def _check_is_new(session: Session, follower: Shop, source: Shop) -> None:
+def _check_is_new(session: Session, follower: Shop, source: Shop, *, owner: str | None) -> None:
     there = session.scalar(
-        select(Follow.id).where(
+        select(Follow).where(
             Follow.follower_shop_id == follower.id, Follow.source_shop_id == source.id
         )
     )
     if there is not None:
-        raise FollowExists(f"Shop {follower.id} follows shop {source.id} already: follow {there}.")
+        which = f": follow {there.id}" if owner in (None, there.owner) else ""
+        raise FollowExists(f"Shop {follower.id} follows shop {source.id} already{which}.")

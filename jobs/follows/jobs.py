@@ -69,19 +69,24 @@ def resync_follows() -> dict[str, int]:
     enqueued = active = 0
     # One step below those that somebody waits for (sync_queue.py), premium shops first there too.
     for plan, priority in ((Plan.PREMIUM, "normal"), (Plan.FREE, "low")):
-        for batch in batched(_to_sync(plan), RESYNC_BATCH):
-            jobs = enqueue_many(
-                sync_products, [{"follow_id": follow_id} for follow_id in batch], priority=priority
-            )
-            active += sum(job.duplicate for job in jobs)
-            enqueued += sum(not job.duplicate for job in jobs)
+        for owner, follow_ids in _to_sync(plan).items():
+            for batch in batched(follow_ids, RESYNC_BATCH):
+                jobs = enqueue_many(
+                    sync_products,
+                    [{"follow_id": follow_id} for follow_id in batch],
+                    priority=priority,
+                    owner=owner,
+                )
+                active += sum(job.duplicate for job in jobs)
+                enqueued += sum(not job.duplicate for job in jobs)
     logger.info("[SyncQueue] Queued %d re-syncs, %d were queued already", enqueued, active)
     return {"enqueued": enqueued, "active": active}
 
 
-def _to_sync(plan: Plan) -> list[int]:
-    ids = db.session.scalars(
-        select(Follow.id)
+def _to_sync(plan: Plan) -> dict[str | None, list[int]]:
+    """Return the ids of follows by owner."""
+    rows = db.session.execute(
+        select(Follow.owner, Follow.id)
         .join(Shop, Shop.id == Follow.follower_shop_id)
         .where(
             Follow.mode == FollowMode.RESELL,
@@ -91,7 +96,10 @@ def _to_sync(plan: Plan) -> list[int]:
         .order_by(Follow.id)
     ).all()
     db.session.rollback()
-    return list(ids)
+    found: dict[str | None, list[int]] = {}
+    for owner, follow_id in rows:
+        found.setdefault(owner, []).append(follow_id)
+    return found
 
 
 RESYNC = Every(id="follows-resync", seconds=6 * HOUR, setting="resync_hours", job=resync_follows)

@@ -35,6 +35,7 @@ SHOP = ShopSchema()
 
 
 @follows.post("")
+@JobServer.idempotent
 def create() -> tuple[Response, int, dict[str, str]]:
     """Follow a shop: 202 to resell, its products are then synced in the background, else 201."""
     values = REQUEST.load(_body())
@@ -68,6 +69,10 @@ def index() -> Response:
     """List the follows, the newest first."""
     page = requested_page(of="follows")
     newest = select(Follow).order_by(Follow.id.desc()).limit(page.limit + 1)
+    asker = JobServer.principal()
+    if asker.role == "user":
+        # Nobody's follows are not those of a user who has no owner.
+        newest = newest.where(Follow.owner == asker.owner, Follow.owner.is_not(None))
     if page.after is not None:
         newest = newest.where(Follow.id < page.after)
     found = listing(
@@ -81,7 +86,7 @@ def index() -> Response:
 @follows.get("/<int:follow_id>")
 def show(follow_id: int) -> Response:
     """Show one follow, with what its last sync did."""
-    follow = find_follow(follow_id)
+    follow = find_follow(follow_id, seen_by=JobServer.principal())
     refused = [
         {"handle": error.handle, "reason": error.reason} for error in product_errors(follow_id)
     ]
@@ -91,7 +96,8 @@ def show(follow_id: int) -> Response:
 @follows.get("/<int:follow_id>/sync-status")
 def sync_status(follow_id: int) -> Response:
     """Say how far the sync of a follow is; poll it."""
-    return jsonify({"success": True, "data": SYNC_STATUS.dump(get_sync_status(follow_id))})
+    status = get_sync_status(follow_id, seen_by=JobServer.principal())
+    return jsonify({"success": True, "data": SYNC_STATUS.dump(status)})
 
 
 @shops.get("")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from jobs.follows.lookup import find_follow
 from jobs.records import Follow, FollowMode, db
-from jobserver import Job, current
+from jobserver import Job, Principal, current
 from jobserver.errors import JobNotFound
 
 Status = Literal["waiting", "active", "completed", "failed"]
@@ -33,9 +33,9 @@ class SyncStatus:
     failed_reason: str | None = None
 
 
-def get_sync_status(follow_id: int) -> SyncStatus:
+def get_sync_status(follow_id: int, *, seen_by: Principal | None = None) -> SyncStatus:
     """Return the status of a follow's sync. Raises FollowNotFound, RedisUnavailable."""
-    follow = find_follow(follow_id)
+    follow = find_follow(follow_id, seen_by=seen_by)
     db.session.expunge(follow)
     db.session.rollback()
     if follow.mode != FollowMode.RESELL:

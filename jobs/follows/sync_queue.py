@@ -21,7 +21,6 @@ def queue_product_sync(
     source_shop_id: int | None = None,
     follower_shop_id: int | None = None,
     session: Session | None = None,
-    owner: str | None = None,
 ) -> Job:
     """Queue the sync of a follow; that of a premium shop goes first. Returns the active one if any.
 
@@ -33,6 +32,7 @@ def queue_product_sync(
     _check_shop("source_shop_id", source_shop_id, follow.source_shop_id)
     _check_shop("follower_shop_id", follower_shop_id, follow.follower_shop_id)
     priority = "high" if follow.follower.plan == Plan.PREMIUM else "normal"
+    owner = follow.owner
     if session is None:
         db.session.rollback()
     job = enqueue(

@@ -4,7 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, ForeignKey, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from jobs.records.columns import Amount, UtcDateTime, utc_now
@@ -30,7 +30,7 @@ class Follow(Base):
     """A follow, with what its last completed sync did.
 
     The counts stay here when the job that made them has left Redis. `markup_percentage` is added
-    to every price that is copied, in per cent, 0 to 500.
+    to every price that is copied, in per cent, 0 to 500. A user sees those of its own `owner` only.
     """
 
     __tablename__ = "follows"
@@ -45,6 +45,7 @@ class Follow(Base):
     mode: Mapped[str] = mapped_column(String(20))
     markup_percentage: Mapped[Decimal] = mapped_column(Amount, default=Decimal(0))
     status: Mapped[str] = mapped_column(String(20), default=FollowStatus.ACTIVE)
+    owner: Mapped[str | None] = mapped_column(Text, index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     synced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
