@@ -16,6 +16,7 @@ from tests.load import Load, Run, put_back, runs, unsettled
 from tests.nest import Nest
 
 RECOVERY = 30  # seconds that a kill may take to be made good, whatever the lease
+POISON = 3  # losses that are a job's own doing, after which it fails
 
 
 @dataclass
@@ -62,6 +63,19 @@ class Fleet:
             self.redis.ping()
         self.killed += [(job, at) for job in self.held(name)]
 
+    def kill_child(self, name: str) -> bool:
+        """Kill a child of a worker in the midst of a job; return whether there was one."""
+        losses = Counter(job for job, _ in self.killed)
+        for child in self.workers[name].children(recursive=True):
+            child.suspend()
+            run = unfinished(child.pid)
+            if run and losses[run.job] < POISON - 1:
+                self.killed.append((run.job, time.time()))
+                child.kill()
+                return True
+            child.resume()
+        return False
+
     def terminate(self, name: str) -> None:
         """Stop a worker as a supervisor does; wait for its end."""
         worker = self.workers.pop(name)
@@ -96,6 +110,13 @@ class Fleet:
         for job_id in load.ids:
             pipe.hget(keys.job(job_id), "attempt")
         return dict(zip(load.ids, map(int, pipe.execute()), strict=True))
+
+
+def unfinished(pid: int) -> Run | None:
+    """Return the run that a process is in the midst of, by the journal."""
+    its = [run for found in runs().values() for run in found if run.pid == pid]
+    last = max(its, key=lambda run: run.begun, default=None)
+    return last if last and last.ended is None else None
 
 
 def _recovery(found: list[Run], at: float) -> float:

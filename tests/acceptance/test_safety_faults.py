@@ -10,8 +10,8 @@ import pytest
 
 from jobserver.broker import Broker
 from tests.acceptance.conftest import wait_until
-from tests.fleet import Fleet
-from tests.load import Load, Run, runs
+from tests.fleet import Fleet, unfinished
+from tests.load import Load, runs
 
 SCRIPTS = ("claim", "finish", "renew", "promote", "recover", "clean", "progress")
 OFTEN = ("claim", "finish", "progress")
@@ -82,13 +82,7 @@ def test_a_scheduler_may_die_before_and_after_every_call(
 
 def await_rerun(fleet: Fleet, pid: int) -> None:
     """Wait until the job whose process died runs again."""
-    at = time.time()
-    last = max((run for found in runs().values() for run in found if run.pid == pid), key=began)
-    assert last.ended is None
+    last = unfinished(pid)
+    assert last
+    fleet.killed.append((last.job, time.time()))
     wait_until(lambda: runs()[last.job][-1].pid != pid, what="the job runs again")
-    fleet.killed.append((last.job, at))
-
-
-def began(run: Run) -> float:
-    """Return when a run began."""
-    return run.begun

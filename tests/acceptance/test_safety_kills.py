@@ -42,3 +42,18 @@ def test_terminations_and_kills_under_load_lose_nothing(
             names.append(fleet.start())
     wait_until(load.is_done, seconds=60)
     print(f"{rounds} terminations, {rounds} kills:", fleet.account(load))
+
+
+@pytest.mark.parametrize(
+    "rounds", [6, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
+def test_killed_children_cost_their_own_job_one_run(
+    broker: Broker, fleet: Fleet, rounds: int
+) -> None:
+    with Load(broker) as load:
+        names = [fleet.start(), fleet.start()]
+        for turn in range(rounds):
+            wait_until(lambda name=names[turn % 2]: fleet.kill_child(name), what="a child works")
+    wait_until(load.is_done, seconds=60)
+    assert all(worker.is_running() for worker in fleet.workers.values())
+    print(f"{rounds} children killed:", fleet.account(load))
