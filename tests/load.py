@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -58,13 +59,15 @@ class Load:
     def add(self, count: int) -> None:
         """Enqueue `count` jobs per queue."""
         requests = [self._request(queue) for _ in range(count) for queue in QUEUES]
+        until = time.monotonic() + 60
         while True:
             try:
                 self.broker.enqueue(requests)
             except RedisUnavailable:
-                if not self._is_over.wait(0.1):
-                    continue
-                raise
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+                continue
             self.ids.extend(request.id for request in requests)
             return
 

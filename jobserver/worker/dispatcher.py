@@ -100,8 +100,9 @@ class Dispatcher:
         self._sleeps = False
         third = config.lease_seconds / 3
         self._poll = Timer(POLL)
+        self._renewal = Timer(third, first=third)
         self._chores: list[tuple[Timer, Callable[[], None]]] = [
-            (Timer(third, first=third), self._renew),
+            (self._renewal, self._renew),
             (Timer(PROMOTE), self._promote),
             (Timer(third), self._recover),
             (Timer(SWEEP, first=SWEEP), self._sweep),
@@ -347,6 +348,7 @@ class Dispatcher:
         first, most = RETRY
         self._retry_at = time.monotonic() + min(most, first * 2**self._failures)
         self._failures += 1
+        self._renewal.due = 0  # the leases have aged: first of all when Redis is back
         self.doorbell.close()
 
     def _reached(self) -> None:
