@@ -240,3 +240,11 @@ def test_the_next_worker_of_that_name_does_not_clear_a_suspect(
     expire(redis, claim)
     assert recover(broker) == [("a", "queued")]
     assert redis.hget(keys.job("a"), "crashes") == b"1"
+
+
+def test_runs_of_several_lost_workers_leave_nothing(broker: Broker, redis: Redis) -> None:
+    broker.enqueue([request_of(name) for name in "abc"])
+    first, second = Hand(broker, [Q]), Hand(broker, [Q])
+    expire(redis, *first.claim(), *second.claim(threads=2))
+    assert len(recover(broker)) == 3
+    assert redis.hlen(keys.HELD) == 0

@@ -19,6 +19,7 @@ for i = 5, #ARGV, 3 do keep[ARGV[i]] = {tonumber(ARGV[i + 1]), tonumber(ARGV[i +
 local function life(exec) return string.match(exec, '^(.-)%d+%-%d+$') end
 
 local everything -- entries with what is held of them, read once
+local told = {} -- those of them that are to be told so, unless they come back in this pass
 local function was_alone(entry, exec, run)
   if not everything then
     everything = {}
@@ -32,7 +33,7 @@ local function was_alone(entry, exec, run)
       alone = false
       if not its.shared then
         its.shared = true
-        note(other, its)
+        told[other] = its
       end
     end
   end
@@ -45,6 +46,7 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
   local job = job_key(id)
   local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'cancel', 'status', 'rerun')
   local execution = everything and everything[entry] or held(entry)
+  if everything then everything[entry], told[entry] = nil, nil end
   if f[1] ~= exec or f[7] ~= 'started' or not execution then
     forsake(entry, execution)
   else
@@ -71,4 +73,5 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     taken[#taken + 1] = {id, run or '', outcome} -- one that stock RQ made has no run
   end
 end
+for entry, run in pairs(told) do note(entry, run) end
 return taken
