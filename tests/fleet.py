@@ -29,6 +29,7 @@ class Fleet:
     settings: dict[str, str]
     workers: dict[str, psutil.Process] = field(default_factory=dict)
     killed: list[tuple[str, float]] = field(default_factory=list)  # a job and when, Unix seconds
+    dead_children: set[int] = field(default_factory=set)
     count: int = 0
 
     def start(self, **settings: str) -> str:
@@ -49,8 +50,9 @@ class Fleet:
 
     def held(self, name: str) -> list[str]:
         """Return the jobs that Redis takes a worker to run."""
-        entries = self.redis.smembers(f"{keys.RQ}worker:{name}:executions")
-        return [entry.decode().partition(":")[0] for entry in entries]
+        held = self.redis.hgetall(keys.HELD)
+        its = [entry for entry, value in held.items() if value.split(b" ", 3)[3] == name.encode()]
+        return [entry.decode().partition(":")[0] for entry in its]
 
     def kill(self, name: str) -> None:
         """Kill a worker that still lives, and note what it held."""
@@ -67,13 +69,15 @@ class Fleet:
         """Kill a child of a worker in the midst of a job; return whether there was one."""
         losses = Counter(job for job, _ in self.killed)
         for child in self.workers[name].children(recursive=True):
-            child.suspend()
-            run = unfinished(child.pid)
-            if run and losses[run.job] < POISON - 1:
-                self.killed.append((run.job, time.time()))
-                child.kill()
-                return True
-            child.resume()
+            with suppress(psutil.NoSuchProcess):
+                child.suspend()
+                run = None if child.pid in self.dead_children else unfinished(child.pid)
+                if run and losses[run.job] < POISON - 1:
+                    child.kill()
+                    self.dead_children.add(child.pid)  # it can be seen until it has been reaped
+                    self.killed.append((run.job, time.time()))
+                    return True
+                child.resume()
         return False
 
     def terminate(self, name: str) -> None:

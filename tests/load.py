@@ -151,7 +151,8 @@ def unsettled(redis: Redis, ids: Iterable[str]) -> list[str]:
     ]
     patterns = ("rq:execution:*", "rq:executions:*", "rq:worker:*:executions", "rq:wip:*")
     wrong += [key.decode() for pattern in patterns for key in redis.scan_iter(pattern, count=1000)]
-    return wrong + [entry.decode() for entry in redis.zrange(keys.LEASES, 0, -1)]
+    entries = [*redis.zrange(keys.LEASES, 0, -1), *redis.hkeys(keys.HELD)]
+    return wrong + [entry.decode() for entry in entries]
 
 
 def put_back(redis: Redis) -> Counter[str]:
