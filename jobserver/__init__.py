@@ -9,6 +9,7 @@ from jobserver.auth import Principal, Role
 from jobserver.broker import Job
 from jobserver.config import Config
 from jobserver.job_type import JobType, job
+from jobserver.listener import JobEvent, on
 from jobserver.outcomes import Discard, JobCanceled, RateLimited, Snooze
 from jobserver.policy import Backoff, Policy, Queue, Retention, exponential, fixed, steps
 from jobserver.progress import cancel_requested, current_run, progress
@@ -21,6 +22,7 @@ __all__ = [
     "Every",
     "Job",
     "JobCanceled",
+    "JobEvent",
     "JobServer",
     "JobType",
     "Policy",
@@ -38,6 +40,7 @@ __all__ = [
     "exponential",
     "fixed",
     "job",
+    "on",
     "progress",
     "steps",
 ]

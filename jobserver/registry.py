@@ -17,6 +17,7 @@ from jobserver.errors import (
     UnknownQueue,
 )
 from jobserver.job_type import JobType
+from jobserver.listener import Listener
 from jobserver.policy import RESERVED_QUEUES, Queue
 from jobserver.schedule import Every
 
@@ -28,6 +29,7 @@ class Registry:
         self.types: dict[str, JobType] = {}
         self.queues: dict[str, Queue] = {}
         self.entries: dict[str, Every] = {}
+        self.listeners: list[Listener] = []
         self._declared: dict[str, Queue] = {}  # as declared, without what the environment overrides
         self._overrides = overrides or {}
         self._names: dict[str, str] = {}
@@ -45,6 +47,8 @@ class Registry:
             self.add_queue(queue)
         for job_type in (value for value in values if isinstance(value, JobType)):
             self.add(job_type)
+        found = [value for value in values if isinstance(value, Listener)]
+        self.listeners.extend(one for one in dict.fromkeys(found) if one not in self.listeners)
         for entry in (value for value in values if isinstance(value, Every)):
             self.add_entry(entry)
         if built := sorted(self.planned & set(self.types)):

@@ -13,7 +13,7 @@ from flask import Flask
 from rq.defaults import RQ_KEY_PREFIX
 from sqlalchemy.orm import Session, scoped_session
 
-from jobserver.broker import Answer, Broker, EnqueueRequest, Job, QueueState, connect
+from jobserver.broker import Answer, Broker, EnqueueRequest, Job, QueueState, Recovery, connect
 from jobserver.broker.broker import BULK
 from jobserver.broker.job import REGISTRIES, STATUSES, envelope, payload_of, queue_of
 from jobserver.broker.listing import Attempt, Listing, Place, Wanted
@@ -30,6 +30,7 @@ from jobserver.errors import (
 from jobserver.ids import new_id
 from jobserver.job_type import JobType
 from jobserver.ledger.outbox import Outbox
+from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.payload import dumps, job_id
 from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
@@ -47,6 +48,7 @@ class Server:
     registry: Registry
     broker: Broker
     outbox: Outbox
+    listeners: Listeners
 
     def __init__(self, *, jobs: Iterable[str] = (), db: object = None) -> None:
         if isinstance(jobs, str):
@@ -69,6 +71,7 @@ class Server:
         self.registry.discover(self._modules)
         self.broker = Broker(connect(config.redis_url), events_max_mib=config.events_max_mib)
         self.outbox = Outbox(self.broker)
+        self.listeners = Listeners(self.registry.listeners, context=self.app.app_context)
 
     def enqueue(
         self,
@@ -159,6 +162,7 @@ class Server:
         for request, answer in zip(requests, answers, strict=True):
             if answer.word == "conflict":
                 raise _conflict(request, answer)
+            logger.debug("Job %s waiting in queue %s: %s", request.id, request.origin, answer.word)
         return [
             _job(request, values, answer)
             for request, values, answer in zip(requests, payloads, answers, strict=True)
@@ -265,7 +269,8 @@ class Server:
         Raises WrongState for an ended one, JobNotFound.
         """
         job = self.fetch(job_id)
-        self.broker.cancel(job_id, retention=self._retention(job.queue))
+        if self.broker.cancel(job_id, retention=self._retention(job.queue)) == "canceled":
+            self.tell(job_id, "canceled")
         return self.fetch(job_id)
 
     def retry(self, job_id: str, *, queue: str | None = None) -> Job:
@@ -389,6 +394,34 @@ class Server:
     def _attempts(self, type_name: str) -> int:
         known = self.registry.types.get(type_name)
         return int(self.settings(known)["attempts"]) if known else 1
+
+    def tell_recovered(self, recoveries: Sequence[Recovery]) -> None:
+        """Log runs that were taken back from lost workers, and tell the listeners of them."""
+        for recovery in recoveries:
+            logger.warning("Job %s stalled: worker lost, now %s", recovery.id, recovery.outcome)
+            self.tell(recovery.id, "stalled")
+            if recovery.outcome in NAMES:
+                self.tell(recovery.id, recovery.outcome)
+
+    def tell(self, job_id: str, name: EventName) -> None:
+        """Tell the listeners what became of a job, as far as Redis still knows of it."""
+        job = self.broker.fetch_many([job_id])[0] if self.listeners.are_any else None
+        if job is None:
+            return
+        self.listeners.tell(
+            JobEvent(
+                name=name,
+                job_id=job.id,
+                run_id=job.run_id,
+                type=job.type,
+                queue=job.queue,
+                attempt=job.attempt,
+                attempts=job.attempts,
+                seconds=(job.duration_ms or 0) / 1000,
+                error_type=job.error_type or "",
+                error_message=job.error_message or "",
+            )
+        )
 
     def _retention(self, queue: str) -> Retention:
         known = self.registry.queues.get(queue)

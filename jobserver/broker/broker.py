@@ -217,7 +217,8 @@ class Broker:
         """Hand in ended runs and take new ones, in one round trip.
 
         `claim` comes from `claim_call`. Returns what became of each ending ('ok', 'poison',
-        'recorded', 'lost') and the runs taken. After an error the same call may be sent again.
+        'canceled', 'recorded', 'lost') and the runs taken. After an error the same call may be sent
+        again.
         """
         calls: list[Call] = []
         if endings:

@@ -264,6 +264,13 @@ def packed_value(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
+def shown_value(packed: str, *, most: int = 60) -> str:
+    """Return a packed result for a log line: its first bytes, and its size when there are more."""
+    size = len(packed) // 4 * 3 - packed.count("=", -2)
+    text = base64.b64decode(packed[: most // 3 * 4]).decode(errors="replace")
+    return text if size <= most else f"{text}… ({size} bytes)"
+
+
 def _time(text: str) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 from jobserver.ledger import engines
 from jobserver.policy import MINUTE
 from jobserver.scheduler.chores import Chore
 from jobserver.server import Server
-
-logger = logging.getLogger(__name__)
 
 
 def chores(server: Server) -> list[Chore]:
@@ -36,5 +33,4 @@ def recover(server: Server) -> None:
     lease = server.config.lease_seconds
     queues = list(server.registry.queues.values())
     # A third of the lease, as workers say it: what counts as a gap in which none could be renewed.
-    for taken in server.broker.recover(queues, interval=lease / 3, lease=lease):
-        logger.warning("Job %s stalled: worker lost, now %s", taken.id, taken.outcome)
+    server.tell_recovered(server.broker.recover(queues, interval=lease / 3, lease=lease))

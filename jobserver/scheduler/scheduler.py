@@ -72,6 +72,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
                 time.sleep(self._wait if is_well else PASS)
         finally:
             threads.stop(timeout=0.3)
+            self.server.listeners.close(within=1)
             if schedule.failing is None:
                 Chore("retiring", self.register_death).attempt()
 

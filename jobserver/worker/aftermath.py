@@ -19,6 +19,7 @@ from jobserver.broker.broker import available
 from jobserver.broker.job import queue_of
 from jobserver.broker.stock import Dependents, StockJob, Word, tidy_groups
 from jobserver.errors import RedisUnavailable
+from jobserver.listener import EventName
 from jobserver.policy import Queue
 from jobserver.server import Server
 
@@ -155,7 +156,7 @@ class Aftermath:
         self._broker.aftermath(limit=0, hold=0, done=[(entry, mark)])
 
     def _forfeit(self, job_id: str, origin: str, *, parent: str, word: Word) -> None:
-        outcome = "failed" if word == "failed" else "canceled"
+        outcome: EventName = "failed" if word == "failed" else "canceled"
         why = (
             f"job {parent}, which it waits for, {'failed' if word == 'failed' else 'was canceled'}"
         )
@@ -163,3 +164,4 @@ class Aftermath:
         known = self._server.registry.queues.get(name) or Queue(name)
         if self._broker.forfeit(job_id, outcome, why=why, retention=known.retention):
             logger.warning("Job %s %s in queue %s: %s", job_id, outcome, name, why)
+            self._server.tell(job_id, outcome)

@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from jobserver.broker import Broker, Claim, Ending, Share
+from jobserver.broker import Broker, Claim, Ending, Recovery, Share
 from jobserver.broker.broker import available
 from jobserver.broker.doorbell import Doorbell
-from jobserver.broker.job import queue_of
+from jobserver.broker.job import queue_of, shown_value
 from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
 from jobserver.ids import new_id
+from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention
 from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.processes import GRACE, Processes
@@ -67,6 +68,8 @@ class Dispatcher:
         heartbeat: Callable[[Dispatcher], None],
         watchdog: Watchdog,
         aftermath: Aftermath,
+        listeners: Listeners,
+        recovered: Callable[[Sequence[Recovery]], None],
     ) -> None:
         self.broker = broker
         self.config = config
@@ -77,6 +80,8 @@ class Dispatcher:
         self.doorbell = doorbell
         self.watchdog = watchdog
         self.aftermath = aftermath
+        self.listeners = listeners
+        self._recovered = recovered
         self.held: dict[str, Claim] = {}  # by execution, until their end is recorded
         self.tally: Counter[str] = Counter()
         self.busy_seconds = 0.0
@@ -254,9 +259,15 @@ class Dispatcher:
             return
         if word == "poison":
             ending = replace(ending, word="failed", error_type="Poison")
+        elif word == "canceled":
+            ending = replace(ending, word="canceled", reason="its end came too late")
         self.tally[ending.word] += 1
+        if self.listeners.are_any and ending.word in NAMES:
+            self._tell(ending, ending.word, took)
         if ending.word == "completed":
-            logger.info("Job %s completed in queue %s in %.0f ms", claim.id, queue, took * 1000)
+            if logger.isEnabledFor(logging.INFO):
+                line = "Job %s completed in queue %s in %.0f ms: %s"
+                logger.info(line, claim.id, queue, took * 1000, shown_value(ending.value))
         elif ending.word in ("failed", "retry"):
             what = f"again in {ending.delay:.1f} s" if ending.word == "retry" else "for good"
             logger.error(
@@ -271,6 +282,23 @@ class Dispatcher:
             )
         else:
             logger.info("Job %s: %s in queue %s: %s", claim.id, ending.word, queue, ending.reason)
+
+    def _tell(self, ending: Ending, name: EventName, took: float) -> None:
+        claim = ending.claim
+        self.listeners.tell(
+            JobEvent(
+                name=name,
+                job_id=claim.id,
+                run_id=claim.run,
+                type=claim.type,
+                queue=queue_of(claim.origin)[0],
+                attempt=claim.attempt,
+                attempts=claim.attempts,
+                seconds=took,
+                error_type=ending.error_type,
+                error_message=ending.error_message,
+            )
+        )
 
     def _kept(self, claim: Claim) -> Retention:
         return self._retention.get(queue_of(claim.origin)[0]) or Retention()
@@ -335,9 +363,9 @@ class Dispatcher:
     def _recover(self) -> None:
         third = self.config.lease_seconds / 3
         lease = self.config.lease_seconds
-        for recovery in self.broker.recover(self.queues, interval=third, lease=lease):
-            logger.warning("Job %s stalled: worker lost, now %s", recovery.id, recovery.outcome)
+        if found := self.broker.recover(self.queues, interval=third, lease=lease):
             self._wants_work = True
+            self._recovered(found)
 
     def _sweep(self) -> None:
         self.broker.sweep(self.queues)

@@ -36,6 +36,7 @@ from jobserver.worker.watchdog import Watchdog
 
 TIMEOUT = 5.0  # seconds for one command of the dispatcher
 STUCK = 3  # exit code of a worker that must be replaced: a job of its threads does not stop
+LISTENING = 3.0  # seconds that listeners have for what is still to be told at the end
 STATISTICS = 30.0  # seconds between two statistics lines (seed S1)
 
 logger = logging.getLogger("jobserver.worker")
@@ -120,6 +121,8 @@ class Worker(BaseWorker):
             heartbeat=self._beat,
             watchdog=watchdog,
             aftermath=aftermath,
+            listeners=self.server.listeners,
+            recovered=self.server.tell_recovered,
         )
         self._listen(dispatcher)
         processes.warm(config.worker_processes)
@@ -134,6 +137,7 @@ class Worker(BaseWorker):
                 done = dispatcher.run(burst=True, max_jobs=max_jobs, max_idle=max_idle_time)
         finally:
             aftermath.close()
+            self.server.listeners.close(within=LISTENING)
             watchdog.close()
             signal.set_wakeup_fd(-1)
             template.close()

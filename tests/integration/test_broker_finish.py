@@ -278,5 +278,5 @@ def test_a_canceled_job_whose_process_died_is_canceled(
     redis.hset(keys.job("a"), "crashes", 2)
     claim = hand.take()
     broker.cancel("a", retention=Q.retention)
-    assert hand.end(claim, "retry", error_type="ProcessDied") == "ok"
+    assert hand.end(claim, "retry", error_type="ProcessDied") == "canceled"
     assert broker.fetch("a").status == "canceled"

@@ -315,6 +315,7 @@ class Scripts(RuleBasedStateMachine):
         if job is None or job.exec != claim.exec:
             return "recorded" if job and job.last == claim.exec else "lost"
         job.last = claim.exec
+        answer = "canceled" if job.is_canceled and word != "canceled" else "ok"
         if job.is_canceled:
             word = "canceled"
         job.history += word in ("completed", "failed", "retry")
@@ -335,7 +336,7 @@ class Scripts(RuleBasedStateMachine):
         else:
             model.tell(word, claim.id)
             model.conclude(claim.id, {"completed": "finished"}.get(word, word))
-        return "ok"
+        return answer
 
     @precondition(lambda self: any(job.exec for job in self.model.jobs.values()))
     @rule(data=st.data())

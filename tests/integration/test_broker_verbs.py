@@ -100,7 +100,7 @@ def test_a_running_job_is_told_and_its_result_discarded(
     assert places(redis, "a") == ["wip:q"]
     assert broker.progress("a", claim.exec, percent=1, message="") == "canceled"
     assert broker.renew([claim.entry], lease=15)[1] == {claim.entry}
-    assert hand.end(claim, "completed", value=1) == "ok"
+    assert hand.end(claim, "completed", value=1) == "canceled"
     assert broker.standing("a", claim.exec) == "lost"
     assert (broker.fetch("a").status, broker.fetch("a").result) == ("canceled", None)
     assert places(redis, "a") == ["canceled:q"]

@@ -5,7 +5,7 @@
 -- attempt spent), canceled.
 -- value: the result or the traceback as RQ's result stream wants it (base64), or the rate key ('': the job's own).
 -- An error type of ProcessDied counts: the third time the job fails as poison, whatever attempts remain.
--- Returns per run 'ok', 'poison', 'recorded' (this end is known already) or 'lost' (the run is no longer this worker's).
+-- Returns per run 'ok', 'poison' or 'canceled' (it was recorded as that instead), 'recorded' (this end is known already) or 'lost' (the run is no longer this worker's).
 local worker, answers, width = ARGV[1], {}, 12
 
 -- Removes nothing; but after a write that needs no room, a full server lets the others pass.
@@ -35,7 +35,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       if name then hold(name, NOW + wait) end
       outcome = 'snooze'
     end
-    if f[5] then outcome = 'canceled' end
+    if f[5] and outcome ~= 'canceled' then answer, outcome = 'canceled', 'canceled' end
     if error_type == 'ProcessDied' and (outcome == 'failed' or outcome == 'retry') and is_poison(id) then
       answer, outcome, error_type, reason = 'poison', 'failed', 'Poison', 'poison'
     end
