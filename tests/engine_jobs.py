@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from marshmallow import Schema, fields
@@ -20,7 +18,6 @@ from jobserver import (
     RateLimited,
     Retention,
     Snooze,
-    cancel_requested,
     current_run,
     fixed,
     job,
@@ -30,7 +27,6 @@ from jobserver import (
 KEPT = Retention(completed_count=100_000, failed_count=100_000)
 PROCESSES = Queue("in-processes", key="PROC", aliases=("procs",), retention=KEPT)
 THREADS = Queue("in-threads", executor="thread", retention=KEPT)
-LIMITED = Queue("limited", memory_limit=300, retention=KEPT)
 KEEPS_THREE = Queue("keeps-three", executor="thread", retention=Retention(completed_count=3))
 
 gate = threading.Event()  # jobs of THREADS that run in this process can wait for it
@@ -169,95 +165,6 @@ def linger(seconds: float) -> int:
     time.sleep(seconds)
     note("end")
     return os.getpid()
-
-
-def heed(how: str) -> str:
-    """Run until it is canceled, which it learns in one way or another, or not at all."""
-    note("begin")
-    try:
-        while how == "report":
-            progress(50)
-            gate.wait(0.01)
-        while how == "ask" and not cancel_requested():
-            gate.wait(0.01)
-        while how == "swallow":
-            with suppress(BaseException):
-                gate.wait(0.01)
-        if how == "sleep":
-            time.sleep(60)
-    finally:
-        note("end")
-    return how
-
-
-heed_in_process = job(queue=PROCESSES, name="engine_jobs.heed_in_process")(heed)
-heed_in_thread = job(queue=THREADS, name="engine_jobs.heed_in_thread")(heed)
-
-
-@job(queue=PROCESSES, policy=Policy(attempts=1, timeout=1))
-def misbehave(how: str) -> object:
-    """End in an unusual way."""
-    if how == "exit":
-        os._exit(0)
-    if how == "kill":
-        os.kill(os.getpid(), 9)
-    if how == "object":
-        return object()
-    if how == "base":
-        raise BaseException("unusual")
-    while how == "swallow":
-        try:
-            time.sleep(60)
-        except BaseException:
-            note("swallowed")
-    time.sleep(60)
-    return None
-
-
-@job(queue=PROCESSES, policy=Policy(attempts=20, backoff=fixed(0)))
-def crash() -> None:
-    """End the process, whichever runs it."""
-    note("crash")
-    os.kill(os.getpid(), 11)
-
-
-@job(queue=THREADS, policy=Policy(attempts=1, timeout=1))
-def hang(how: str) -> object:
-    """End in an unusual way, or not in time."""
-    if how == "object":
-        return object()
-    if how == "base":
-        raise BaseException("unusual")
-    while how == "loop":
-        pass
-    while how == "swallow":
-        try:
-            gate.wait(0.01)
-        except BaseException:
-            note("swallowed")
-    time.sleep(60)  # in C: no exception of ours ends it
-    return None
-
-
-@job(queue=THREADS, policy=Policy(attempts=2, timeout=1, backoff=fixed(0)))
-def hang_twice(how: str) -> None:
-    """As `hang`, to be repeated."""
-    note("begin")
-    while how == "loop":
-        pass
-    time.sleep(60)
-
-
-@job(queue=THREADS)
-def freeze() -> None:
-    """Hold the GIL, as a careless C extension does: the whole process stands still."""
-    ctypes.PyDLL(None).sleep(120)
-
-
-@job(queue=LIMITED, policy=Policy(attempts=1))
-def fill(mib: int) -> int:
-    """Take memory in small pieces, up to a number of MiB."""
-    return len([bytes(1024 * 1024) for _ in range(mib)])
 
 
 def on_success(job: RQJob, connection: Redis, result: object) -> None:

@@ -110,9 +110,12 @@ class Processes:
         child.killed_for = reason
         child.deadline = 0
         with suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
+            os.killpg(child.pid, signal.SIGKILL)  # and the programs that its job started
 
     def _read(self, child: Child) -> Ending | None:
+        # A process that the job left behind may hold the pipe open: the death tells, too. All that
+        # the child has sent is there by then.
+        is_dead = child.pid in self._deaths
         try:
             while not child.is_gone and child.pipe.poll():
                 message = child.pipe.recv()
@@ -127,6 +130,7 @@ class Processes:
                 return ending  # type: ignore[no-any-return]
         except (EOFError, OSError):
             child.is_gone = True
+        child.is_gone = child.is_gone or is_dead
         # Its pipe closes before the template has reaped it: the reason comes a moment later.
         if child.is_gone and (child.pid in self._deaths or not child.pid):
             self._children.remove(child)
@@ -173,12 +177,12 @@ def work(server: Server) -> Callable[[Connection], None]:
             try:
                 with _limited_to(limit):
                     ending = perform(server, claim)
+                signal.setitimer(signal.ITIMER_REAL, 0)
             # A timeout between the job's end and its being noted, or no memory left to note it.
             except (JobTimeout, MemoryError) as error:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 known = server.registry.types.get(claim.type)
                 ending = ending_of(claim, error, job_type=known)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             ran_out = limit is not None and ending.error_type == "MemoryError"
             if ran_out:
                 message = f"beyond its queue's memory_limit of {limit} MiB"

@@ -96,9 +96,10 @@ def die_with_parent() -> None:
 def _serve(control: socket.socket, work: Callable[[Connection], None]) -> None:
     parent = os.getppid()
     die_with_parent()
-    # Ctrl-C and a supervisor's SIGTERM go to the worker, which ends us when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and a supervisor's SIGTERM go to the worker, which ends us when it is done. With
+    # SIG_IGN, programs that jobs start would ignore them too: that is kept over execve(2).
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)
@@ -116,6 +117,7 @@ def _serve(control: socket.socket, work: Callable[[Connection], None]) -> None:
         if not message:
             return
         if os.fork() == 0:
+            os.setpgid(0, 0)  # so that what a job starts can be killed with it
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for fd in (control.fileno(), readable, writable):

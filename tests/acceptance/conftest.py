@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,52 +38,66 @@ def ended(server: JobServer, jobs: list[Job]) -> bool:
     return all(server.fetch(job.id).is_ended for job in jobs)
 
 
-@pytest.fixture
-def server(
-    redis: Redis, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[JobServer]:
-    """The engine's test app on an empty Valkey, in the environment that workers inherit."""
+@contextmanager
+def installed(valkey: str, directory: Path) -> Iterator[JobServer]:
+    """Make the engine's test app on a Valkey, in the environment that workers inherit."""
     settings = {
         "REDIS_URL": valkey,
         "JOBSERVER_APP": "tests.engine_app:create_app",
-        "JOBSERVER_INSTANCE": str(tmp_path),
-        "JOURNAL": str(tmp_path / "journal"),
+        "JOBSERVER_INSTANCE": str(directory),
+        "JOURNAL": str(directory / "journal"),
         "RQ_WORKER_CLASS": "jobserver.worker.Worker",
         "RQ_CONNECTION_CLASS": "jobserver.broker.Connection",
         "PYTHONPATH": str(ROOT),
         "LEASE_SECONDS": "3",
     }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    app = create_app()
-    with app.app_context():
-        yield app.extensions["jobserver"]
-    app.extensions["jobserver"].broker.connection.close()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        app = create_app()
+        with app.app_context():
+            yield app.extensions["jobserver"]
+        app.extensions["jobserver"].broker.connection.close()
+
+
+@contextmanager
+def workers(directory: Path) -> Iterator[StartWorker]:
+    """Make a function that starts `rq worker` with arguments; all end with the context."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+        with (directory / f"worker-{len(started)}.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [str(Path(sys.executable).parent / "rq"), "worker", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **settings},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(worker)
+        return worker
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGKILL)
+            worker.wait()
+
+
+@pytest.fixture
+def server(redis: Redis, valkey: str, tmp_path: Path) -> Iterator[JobServer]:
+    """The engine's test app on an empty Valkey."""
+    with installed(valkey, tmp_path) as server:
+        yield server
 
 
 @pytest.fixture
 def start_worker(server: JobServer, tmp_path: Path) -> Iterator[StartWorker]:
     """Return a function that starts `rq worker` with arguments; all end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        log = (tmp_path / f"worker-{len(started)}.log").open("wb")
-        worker = subprocess.Popen(
-            [str(Path(sys.executable).parent / "rq"), "worker", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **settings},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        log.close()
-        started.append(worker)
-        return worker
-
-    yield start
-    for worker in started:
-        if worker.poll() is None:
-            worker.send_signal(signal.SIGKILL)
-        worker.wait()
+    with workers(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_a_canceled_run_learns_of_it_and_is_stopped_by_force_if_it_does_not_list
     server: JobServer, start_worker: StartWorker
 ) -> None:
     jobs = {
-        (where, how): server.enqueue(f"engine_jobs.heed_in_{where}", {"how": how})
+        (where, how): server.enqueue(f"misbehaving_jobs.heed_in_{where}", {"how": how})
         for where in ("process", "thread")
         for how in WAYS
     }
