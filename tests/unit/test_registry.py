@@ -41,7 +41,7 @@ def test_a_module_brings_its_types_queues_and_entries() -> None:
     registry.discover(["tests.engine_jobs", "tests.engine_jobs"])
     assert registry.job_type("engine_jobs.add") is engine_jobs.add
     assert registry.queue("in-threads") == engine_jobs.THREADS
-    assert set(registry.queues) == {"in-processes", "in-threads", "keeps-three", "limited"}
+    assert set(registry.queues) == {"in-processes", "in-threads", "keeps-three"}
 
 
 def test_a_package_brings_every_submodule_called_jobs(write: WritePackage) -> None:
