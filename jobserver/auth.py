@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -28,6 +28,7 @@ Role = Literal["user", "viewer", "operator", "admin"]
 GATE = "jobserver.gate"  # where an app keeps its Gate: app.extensions
 SESSION_COOKIE = "jobserver_session"
 SESSION_SECONDS = 12 * 3600
+TICKET_SECONDS = 60
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "X-CSRF-Token"
 
@@ -144,13 +145,38 @@ class Gate:
             return Principal(name=ADMIN, role="admin")
         return _principal(self._tokens.with_secret(token))
 
+    def issue_ticket(self, credential: Credential, *, job_id: str) -> str:
+        """Return a ticket, which stands for a minute for a credential where one job is watched.
+
+        An EventSource can send no header. Raises Forbidden where nothing is set to sign it with.
+        """
+        serializer = self._serializer("ticket")
+        if serializer is None:
+            raise Forbidden("Tickets need a SECRET_KEY, and none is set.")
+        holder = {"principal": asdict(credential.principal), "proof": credential.proof}
+        return str(serializer.dumps({"job": job_id, **holder}))
+
+    def redeem(self, request: Request, *, ticket: str, job_id: str) -> Credential:
+        """Return whose ticket this is; raises Unauthorized for a false, old or other job's one."""
+        with _logged(request):
+            serializer = self._serializer("ticket")
+            try:
+                if serializer is None:
+                    raise BadSignature("nothing is signed here")
+                values = serializer.loads(ticket, max_age=TICKET_SECONDS)
+            except BadSignature:
+                raise Unauthorized("The ticket is not valid, or too old.") from None
+            if values["job"] != job_id:
+                raise Unauthorized("The ticket is for another job.")
+        return Credential(principal=Principal(**values["principal"]), proof=values["proof"])
+
     def sign_in(self, request: Request, *, token: str) -> str:
         """Return a new session cookie's value; raises Unauthorized, or Forbidden cross-site."""
         with _logged(request):
             if is_cross_site(request, origins=self._config.cors_origins):
                 raise Forbidden("This sign-in came from another site.")
             principal = self.principal_of(token)
-            serializer = self._serializer()
+            serializer = self._serializer("session")
             if principal is None or serializer is None:
                 raise Unauthorized("This token is not valid.")
             if principal.name != ADMIN and not self._signing_key():
@@ -171,7 +197,7 @@ class Gate:
 
     def _session(self, request: Request) -> Credential | None:
         cookie = request.cookies.get(SESSION_COOKIE)
-        serializer = self._serializer()
+        serializer = self._serializer("session")
         if cookie is None or serializer is None:
             return None
         try:
@@ -198,9 +224,9 @@ class Gate:
     def _secret(self) -> bytes:
         return self._signing_key() or (self._config.admin_token or "").encode()
 
-    def _serializer(self) -> URLSafeTimedSerializer | None:
+    def _serializer(self, purpose: str) -> URLSafeTimedSerializer | None:
         secret = self._secret()
-        return URLSafeTimedSerializer(secret, salt="jobserver.session") if secret else None
+        return URLSafeTimedSerializer(secret, salt=f"jobserver.{purpose}") if secret else None
 
     def _fingerprint(self) -> str:
         # A changed admin token signs everybody out who came in by it.

@@ -240,6 +240,13 @@ class Config:
         default=2.0,
         shown="2",
     )
+    max_waiters: int = setting(
+        "MAX_WAITERS",
+        kind=whole_number(0, at_most=5000),
+        help="Long polls and event streams that one web process holds open; more are answered "
+        "at once.",
+        default=350,
+    )
     log_level: str = setting(
         "LOG_LEVEL",
         kind=choice("DEBUG", "INFO", "WARNING", "ERROR"),

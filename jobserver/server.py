@@ -31,6 +31,7 @@ from jobserver.ids import new_id
 from jobserver.job_type import JobType
 from jobserver.ledger.outbox import Outbox
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
+from jobserver.live import Lookout
 from jobserver.payload import dumps, job_id
 from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
@@ -49,6 +50,7 @@ class Server:
     broker: Broker
     outbox: Outbox
     listeners: Listeners
+    lookout: Lookout
 
     def __init__(self, *, jobs: Iterable[str] = (), db: object = None) -> None:
         if isinstance(jobs, str):
@@ -72,6 +74,7 @@ class Server:
         self.broker = Broker(connect(config.redis_url), events_max_mib=config.events_max_mib)
         self.outbox = Outbox(self.broker)
         self.listeners = Listeners(self.registry.listeners, context=self.app.app_context)
+        self.lookout = Lookout(self.broker, most=config.max_waiters)
 
     def enqueue(
         self,

@@ -5,6 +5,7 @@ from jobserver.broker.connection import Connection, connect
 from jobserver.broker.job import Job
 from jobserver.broker.queue_state import Pause, QueueState
 from jobserver.broker.request import Answer, EnqueueRequest
+from jobserver.broker.tail import Event
 
 __all__ = [
     "Answer",
@@ -13,6 +14,7 @@ __all__ = [
     "Connection",
     "Ending",
     "EnqueueRequest",
+    "Event",
     "Job",
     "Pause",
     "QueueState",

@@ -16,16 +16,19 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobserver.broker import job as jobs
 from jobserver.broker import keys, queue_state
+from jobserver.broker.connection import sibling
 from jobserver.broker.job import Job
 from jobserver.broker.queue_state import QueueState
 from jobserver.broker.request import Answer, EnqueueRequest
 from jobserver.broker.scripts import Argument, Call, Scripts
 from jobserver.broker.stock import StockJob
+from jobserver.broker.tail import Tail
 from jobserver.errors import JobNotFound, RedisUnavailable, WrongState
 from jobserver.policy import Queue, Retention
 
 BULK = 250  # jobs per script call: some 5 ms of the server's time
 EVENT_BYTES = 256  # a typical entry of the event stream
+TAIL_TIMEOUT = 2.0  # seconds for one answer while following it
 
 OutcomeWord = Literal["completed", "failed", "retry", "snooze", "limited", "release", "canceled"]
 
@@ -199,6 +202,10 @@ class Broker:
             queue, _, what = field.decode().partition(" ")
             totals.setdefault(queue, {})[what] = int(number)
         return totals
+
+    def tail(self) -> Tail:
+        """Return the end of the event stream, to be followed on a connection of its own."""
+        return Tail(sibling(self.connection, timeout=TAIL_TIMEOUT))
 
     def ping(self) -> float:
         """Return the seconds that a round trip takes."""

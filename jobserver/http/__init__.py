@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobserver.http import (
+    event_stream,
     guard,
     health,
     monitoring,
@@ -18,6 +19,7 @@ from jobserver.http.idempotency import idempotent
 __all__ = ["idempotent", "needs", "operator_action", "principal", "protect", "register"]
 
 MODULES = (
+    event_stream,
     health,
     monitoring,
     openapi,

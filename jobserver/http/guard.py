@@ -36,10 +36,14 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a route asks for: a role, None for nobody's; with `owners`, or to own the job."""
+    """What a route asks for: a role, None for nobody's; with `owners`, or to own the job.
+
+    With `ticket`, a ticket for the job serves instead of any other credential.
+    """
 
     role: Role | None
     owners: bool = False
+    ticket: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +87,15 @@ def install(app: Flask) -> None:
     app.before_request(_answer_unrouted)
 
 
-def needs(role: Role, *, owners: bool = False) -> Callable[[View], View]:
+def needs(role: Role, *, owners: bool = False, ticket: bool = False) -> Callable[[View], View]:
     """Ask another role for one route than its blueprint does; goes next to the function.
 
     With `owners` a `user` is admitted too, and the route sees to it that the job is their own.
+    With `ticket` the query may hold a ticket for `job_id`.
     """
 
     def mark(view: View) -> View:
-        setattr(view, _NEEDS, Need(role=role, owners=owners))
+        setattr(view, _NEEDS, Need(role=role, owners=owners, ticket=ticket))
         return view
 
     return mark
@@ -127,7 +132,7 @@ def operator_action(
     Decorates a view of a protected blueprint (below the route), or surrounds the verb inside one;
     the action that it yields takes a `detail`. The target is the path's arguments, if not given.
     """
-    admitted = _gate().admit(request, credential(), role=role).principal
+    admitted = gate().admit(request, credential(), role=role).principal
     given = target if target is not None else "/".join(map(str, (request.view_args or {}).values()))
     entry = Action(
         principal=admitted.name,
@@ -147,11 +152,10 @@ def _admitting(protection: Protection) -> Callable[[], None]:
             return
         need = need_of(current_app.view_functions[str(request.endpoint)], protection=protection)
         if need.role is not None and not is_open(protection):
-            gate = _gate()
-            credential = gate.identify(request)
+            credential = _shown(need)
             is_user = credential is not None and credential.principal.role == "user"
             role: Role = "user" if need.owners and is_user else need.role
-            g.jobserver_credential = gate.admit(request, credential, role=role)
+            g.jobserver_credential = gate().admit(request, credential, role=role)
             quota.take(g.jobserver_credential.identity)
         _limit_body()
 
@@ -172,7 +176,16 @@ def _limit_body() -> None:
         raise RequestEntityTooLarge(f"The body is too large; at most {most} bytes are accepted.")
 
 
-def _gate() -> Gate:
+def _shown(need: Need) -> Credential | None:
+    ticket = request.args.get("ticket") if need.ticket else None
+    if ticket is None:
+        return gate().identify(request)
+    job_id = (request.view_args or {})["job_id"]
+    return gate().redeem(request, ticket=ticket, job_id=job_id)
+
+
+def gate() -> Gate:
+    """Return the current app's gate."""
     found: Gate = current_app.extensions[GATE]
     return found
 

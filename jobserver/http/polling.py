@@ -1,35 +1,73 @@
-"""`GET /api/v1/jobs/<id>`: one job, for pollers; nothing is read twice and no SQL is."""
+"""`GET /api/v1/jobs/<id>`: one job, for pollers, who may ask to be answered when it has changed.
+
+An unchanged job costs one round trip to Redis. No SQL is read.
+"""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+import re
+import time
+
+from flask import Response, request
 
 from jobserver import current, payload
+from jobserver.auth import Principal
 from jobserver.broker import Job
-from jobserver.errors import JobNotFound
+from jobserver.errors import JobNotFound, PayloadInvalid
 from jobserver.http import guard
-from jobserver.http.schemas import job_body
+from jobserver.http.blueprint import Blueprint
+from jobserver.http.schemas import JobSchema, job_body
+from jobserver.live import Watch
+
+LONGEST_WAIT = 30  # seconds
+
+_PREFERENCE = re.compile(r'(?:^|,)\s*wait\s*=\s*"?([0-9]+)"?\s*(?=[;,]|$)', re.IGNORECASE)
+
+_PARAMETERS = [
+    {
+        "in": "query",
+        "name": "wait",
+        "description": f"seconds to wait for a change, at most {LONGEST_WAIT}",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {"in": "header", "name": "If-None-Match", "schema": {"type": "string"}},
+    {"in": "header", "name": "Prefer", "schema": {"type": "string", "example": "wait=25"}},
+]
 
 
 def blueprint() -> Blueprint:
     """Return the route of one job below `/api/v1/jobs`."""
-    routes = Blueprint("jobserver_polling", __name__, url_prefix="/api/v1/jobs")
+    routes = Blueprint(
+        "jobserver_polling", __name__, url_prefix="/api/v1/jobs", description="One job, for pollers"
+    )
     guard.protect(routes, role="user")
 
     @routes.get("/<job_id>")
+    @routes.response(200, JobSchema)
+    @routes.alt_response(304, success=True, description="It is as If-None-Match says")
+    @routes.doc(parameters=_PARAMETERS)
     def get_job(job_id: str) -> Response:
-        """Poll one job: weak ETag, 304 while nothing changed, `retryAfter` in the body."""
-        if request.if_none_match and (known := _known_version(job_id)):
-            return _answer(known, status=304)
-        job = visible(job_id, current.server().fetch(job_id))
-        return _answer(job.version, payload.dumps(job_body(job)))
+        """Poll one job: weak ETag, 304 while nothing changed, `retryAfter` in the body.
+
+        With `?wait=` or `Prefer: wait=` seconds (RFC 7240), answer as soon as it has changed.
+        """
+        seconds = _wait()
+        if not seconds:
+            return _answer(job_id)
+        with current.server().lookout.watching(job_id) as watch:
+            if watch is None:  # as many wait as may: this one has to come again
+                return _answer(job_id)
+            job = _changed(watch, seconds=seconds)
+        response = _answer(job_id) if job is None else _whole(job)
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        return response
 
     return routes
 
 
-def visible(job_id: str, job: Job) -> Job:
-    """Return the job; raises JobNotFound if it is not the asker's to see."""
-    if not guard.principal().sees(job.owner):
+def visible(job_id: str, job: Job | None, *, principal: Principal) -> Job:
+    """Return the job; raises JobNotFound if it is not there, or not the principal's to see."""
+    if job is None or not principal.sees(job.owner):
         raise unknown(job_id)
     return job
 
@@ -42,17 +80,59 @@ def unknown(job_id: str) -> JobNotFound:
     return JobNotFound(f"No job with id {job_id!r} is known")
 
 
-def _known_version(job_id: str) -> str | None:
-    """Return the job's version if it is one that the asker named in If-None-Match."""
-    version, owner = current.server().broker.version(job_id)
-    if not guard.principal().sees(owner):
-        raise unknown(job_id)
-    return version if request.if_none_match.contains_weak(version) else None
+def _answer(job_id: str) -> Response:
+    """Answer how the job stands: 304 if the asker knows."""
+    server, principal = current.server(), guard.principal()
+    if request.if_none_match:
+        version, owner = server.broker.version(job_id)
+        if not principal.sees(owner):
+            raise unknown(job_id)
+        if request.if_none_match.contains_weak(version):
+            return _tagged(Response(status=304), version)
+    return _whole(visible(job_id, server.fetch(job_id), principal=principal))
 
 
-def _answer(version: str, body: bytes = b"", *, status: int = 200) -> Response:
-    response = Response(body, status, content_type="application/json" if body else None)
-    response.headers["ETag"] = f'W/"{version}"'
-    response.headers["Cache-Control"] = "private, no-cache"
-    response.headers["Vary"] = "Authorization, Cookie, Prefer"
+def _changed(watch: Watch, *, seconds: int) -> Job | None:
+    """Wait for the job to be another than the asker knows; None when it is not, in that time.
+
+    Who names no version in If-None-Match waits for a change of what there is, unless it has ended.
+    """
+    principal, known = guard.principal(), request.if_none_match
+    deadline = time.monotonic() + seconds
+    first: Job | None = None
+    while news := watch.wait(deadline - time.monotonic()):
+        job = visible(watch.job_id, news.job, principal=principal)
+        if known:
+            is_changed = not known.contains_weak(job.version)
+        else:
+            first = first or job
+            is_changed = job.version != first.version or job.is_ended
+        if is_changed:
+            return job
+    return None
+
+
+def _wait() -> int:
+    """Return the seconds that the asker would wait, at most LONGEST_WAIT."""
+    asked = request.args.get("wait")
+    if asked is not None and not re.fullmatch(r"[0-9]+", asked):
+        detail = f"Must be seconds, a whole number; at most {LONGEST_WAIT} are waited."
+        raise PayloadInvalid(errors=[{"pointer": "#/wait", "detail": detail}])
+    if asked is None:
+        preference = _PREFERENCE.search(request.headers.get("Prefer", ""))
+        asked = preference[1] if preference else "0"
+    digits = asked.lstrip("0") or "0"
+    return min(int(digits), LONGEST_WAIT) if len(digits) < 3 else LONGEST_WAIT
+
+
+def _whole(job: Job) -> Response:
+    body = payload.dumps(job_body(job))
+    return _tagged(Response(body, content_type="application/json"), job.version)
+
+
+def _tagged(response: Response, version: str) -> Response:
+    headers = response.headers
+    headers["ETag"] = f'W/"{version}"'
+    headers["Cache-Control"] = "private, no-cache"
+    headers["Vary"] = "Authorization, Cookie, Prefer"
     return response
