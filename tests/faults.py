@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from jobserver.broker.line import Exchange, Line
 from jobserver.broker.scripts import Call, Scripts
 
 
@@ -16,18 +17,38 @@ def install(fault: str) -> None:
     """Install a fault like `finish:before:3` in this process and those it forks."""
     script, moment, number = fault.split(":")
     calls_so_far = count(1)
-    run_all = Scripts.run_all
+    run_all, send, receive = Scripts.run_all, Line.send, Line.receive
 
-    def struck(scripts: Scripts, calls: Sequence[Call]) -> list[Any]:
-        is_struck = any(name == script for name, _ in calls) and next(calls_so_far) == int(number)
-        if is_struck and moment == "before":
+    def is_struck(calls: Sequence[Call]) -> bool:
+        return any(name == script for name, _ in calls) and next(calls_so_far) == int(number)
+
+    def run_all_struck(scripts: Scripts, calls: Sequence[Call]) -> list[Any]:
+        is_it = is_struck(calls)
+        if is_it and moment == "before":
             _strike(fault)
         answers = run_all(scripts, calls)
-        if is_struck and moment == "after":
+        if is_it and moment == "after":
             _strike(fault)
         return answers
 
-    Scripts.run_all = struck  # type: ignore[method-assign]
+    awaited: list[bool] = []  # of the exchanges under way, whether it strikes after their answer
+
+    def send_struck(line: Line, calls: Sequence[Call]) -> None:
+        is_it = is_struck(calls)
+        if is_it and moment == "before":
+            _strike(fault)
+        awaited.append(is_it)
+        send(line, calls)
+
+    def receive_struck(line: Line) -> Exchange:
+        exchange = receive(line)
+        if awaited.pop(0):
+            _strike(fault)
+        return exchange
+
+    Scripts.run_all = run_all_struck  # type: ignore[method-assign]
+    Line.send = send_struck  # type: ignore[method-assign]
+    Line.receive = receive_struck  # type: ignore[method-assign]
 
 
 def _strike(fault: str) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -33,8 +33,7 @@ TAIL_TIMEOUT = 2.0  # seconds for one answer while following it
 OutcomeWord = Literal["completed", "failed", "retry", "snooze", "limited", "release", "canceled"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What a worker would take of a queue: `quota` first, `room` at most, if others leave slots."""
 
     queue: Queue
@@ -42,8 +41,7 @@ class Share:
     room: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A run that a worker holds; `exec` is the execution that alone can end it."""
 
     id: str
@@ -96,7 +94,7 @@ class Broker:
     def __init__(self, connection: Redis, *, events_max_mib: int = 64) -> None:
         self.connection = connection
         max_events = max(1000, events_max_mib * 1024 * 1024 // EVENT_BYTES)
-        self._scripts = Scripts(connection, max_events=max_events)
+        self.scripts = Scripts(connection, max_events=max_events)
 
     def enqueue(self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0) -> list[Answer]:
         """Create the jobs whose ids are free; one round trip per 250, each of them atomic.
@@ -227,14 +225,9 @@ class Broker:
         'canceled', 'recorded', 'lost') and the runs taken. After an error the same call may be sent
         again.
         """
-        calls: list[Call] = []
-        if endings:
-            calls.append(("finish", _finish_arguments(worker, endings)))
-        if claim:
-            calls.append(claim)
         with available():
-            answers = self._scripts.run_all(calls)
-        taken = _claims(answers[-1]) if claim else []
+            answers = self.scripts.run_all(exchange_calls(worker, endings=endings, claim=claim))
+        taken = claims_of(answers[-1]) if claim else []
         return [word.decode() for word in answers[0]] if endings else [], taken
 
     @staticmethod
@@ -437,11 +430,11 @@ class Broker:
         """Run scripts that may be repeated, in one round trip."""
         with available():
             try:
-                return self._scripts.run_all(calls)
+                return self.scripts.run_all(calls)
             except RedisTimeoutError:
                 raise
             except RedisConnectionError:
-                return self._scripts.run_all(calls)
+                return self.scripts.run_all(calls)
 
 
 def listed_call(queue: Queue, registry: str, *, start: int, end: int) -> Call:
@@ -492,6 +485,18 @@ def _answer(request: EnqueueRequest, row: Sequence[Any]) -> Answer:
     return Answer(word=word.decode(), run=run.decode(), raw_status=status.decode(), held=held)
 
 
+def exchange_calls(
+    worker: str, *, endings: Sequence[tuple[Ending, Retention]], claim: Call | None
+) -> list[Call]:
+    """Return the script calls of an exchange."""
+    calls: list[Call] = []
+    if endings:
+        calls.append(("finish", _finish_arguments(worker, endings)))
+    if claim:
+        calls.append(claim)
+    return calls
+
+
 def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) -> list[Argument]:
     arguments: list[Argument] = [worker, len(endings)]
     for ending, kept in endings:
@@ -514,7 +519,8 @@ def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) 
     return arguments
 
 
-def _claims(rows: Sequence[Sequence[Any]]) -> list[Claim]:
+def claims_of(rows: Sequence[Sequence[Any]]) -> list[Claim]:
+    """Return the runs that an answer of the claim script holds."""
     return [
         Claim(
             id=row[0].decode(),

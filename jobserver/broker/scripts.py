@@ -38,10 +38,10 @@ class Scripts:
 
         After NOSCRIPT all are sent again: those that had run answer as repeats.
         """
-        commands = [("EVALSHA", self._shas[name], 0, *arguments) for name, arguments in calls]
+        commands = self.commands(calls)
         answers = self._exchange(commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
-            self._load()
+            self.load()
             answers = self._exchange(commands)
         for answer in answers:
             if isinstance(answer, Exception):
@@ -62,7 +62,12 @@ class Scripts:
         finally:
             pool.release(connection)
 
-    def _load(self) -> None:
+    def commands(self, calls: Sequence[Call]) -> list[Sequence[Argument]]:
+        """Return what has to be sent for some calls."""
+        return [("EVALSHA", self._shas[name], 0, *arguments) for name, arguments in calls]
+
+    def load(self) -> None:
+        """Make the server know all scripts."""
         pipe = self._connection.pipeline(transaction=False)
         for text in self._texts.values():
             pipe.script_load(text)

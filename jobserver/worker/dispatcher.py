@@ -8,15 +8,16 @@ import os
 import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobserver.broker import Broker, Claim, Ending, Recovery, Share
-from jobserver.broker.broker import available
+from jobserver.broker.broker import available, exchange_calls
 from jobserver.broker.doorbell import Doorbell
 from jobserver.broker.job import queue_of, shown_value
+from jobserver.broker.line import Line
 from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
 from jobserver.ids import new_id
@@ -27,7 +28,9 @@ from jobserver.worker.processes import GRACE, Processes
 from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
 
-BATCH = 200  # ends handed in per round trip
+BATCH = 200  # ends handed in per exchange
+AHEAD = 2  # exchanges under way at once: while the server does one, this process does the other's
+ANSWER = 5.0  # seconds until the answer of an exchange counts as lost
 POLL = 1.0  # seconds between looks at the queues while no doorbell rings (stock tools ring none)
 PROMOTE = 0.5  # seconds between looks for delayed jobs that are due
 SHOWN = 1.0  # seconds after which RQ's readers see an execution
@@ -50,6 +53,17 @@ class Timer:
             return False
         self.due = now + self.interval
         return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """An exchange under way: the ends handed in, and how many runs were asked for."""
+
+    endings: list[Ending]
+    request: int | None  # None: nothing was asked for
+    processes: int
+    threads: int
+    at: float  # monotonic
 
 
 class Dispatcher:
@@ -86,12 +100,16 @@ class Dispatcher:
         self.tally: Counter[str] = Counter()
         self.busy_seconds = 0.0
         self._retention = {queue.name: queue.retention for queue in queues}
+        self._line = Line(broker.connection, broker.scripts)
+        self._sent: deque[Sent] = deque()
         self._pending: deque[Ending] = deque()
+        self._by_name = {queue.name: queue for queue in queues}
+        self._running: Counter[str] = Counter()  # runs held, by queue
         self._started: dict[str, float] = {}
         self._shown: set[str] = set()
         self._look = Timer(POLL)
         self._request = 0
-        self._is_repeat = False
+        self._repeat: int | None = None  # the first claim that was not answered
         self._wants_work = True
         self._token = new_id()
         self._rotation = 0
@@ -103,6 +121,7 @@ class Dispatcher:
         os.set_blocking(self._readable, False)
         os.set_blocking(self._writable, False)
         self._sleeps = False
+        self._ready: list[Any] = []  # what the last waiting found to be readable
         third = config.lease_seconds / 3
         self._poll = Timer(POLL)
         self._renewal = Timer(third, first=third)
@@ -114,6 +133,7 @@ class Dispatcher:
             (Timer(1.0), lambda: heartbeat(self)),
             (Timer(SHOWN, first=SHOWN), self._show),
         ]
+        self._chores_due = 0.0
 
     @property
     def wakeup_fd(self) -> int:
@@ -140,19 +160,22 @@ class Dispatcher:
         while True:
             now = time.monotonic()
             self.watchdog.pat(now)
-            if now >= self._retry_at:
+            if now >= self._retry_at and now >= self._chores_due:
                 self._do_chores(now)
-            self._collect()
+            if self._poll.is_up(now):
+                self._wants_work = True
+            self._collect(now)
+            self._receive(now)
             most = self._most(max_jobs)
             self._wants_work = self._wants_work and most > 0
-            if self._pending or (self._wants_work and self._free()):
-                self._exchange(most=most)
-            if self.held or self._pending:
+            while self._has_to_say() and self._send(most=most):
+                most = self._most(max_jobs)
+            if self.held or self._pending or self._sent:
                 idle_since = now
                 if self._stop_at is not None and now >= self._stop_at:
                     self._put_back()
             else:
-                is_dry = burst and not self._wants_work and not self._is_repeat
+                is_dry = burst and not self._wants_work and self._repeat is None
                 is_bored = max_idle is not None and now - idle_since >= max_idle
                 if most == 0 or is_dry or is_bored:
                     return self.tally.total()
@@ -164,89 +187,151 @@ class Dispatcher:
             return 0
         if max_jobs is None:
             return self.threads.slots + self.processes.slots
-        return max(0, max_jobs - self.tally.total() - len(self.held))
+        asked = sum(sent.threads + sent.processes for sent in self._sent)
+        return max(0, max_jobs - self.tally.total() - len(self.held) - asked)
 
     def _free(self) -> int:
-        return self.threads.free + self.processes.free
+        return self._free_threads() + self._free_processes()
 
-    def _collect(self) -> None:
-        for ending in (*self.threads.ended(), *self.processes.ended()):
+    def _free_threads(self) -> int:
+        return self.threads.free - sum(sent.threads for sent in self._sent)
+
+    def _free_processes(self) -> int:
+        return self.processes.free - sum(sent.processes for sent in self._sent)
+
+    def _collect(self, now: float) -> None:
+        for ending in (*self.threads.ended(), *self.processes.ended(self._ready)):
             if ending.claim.exec in self.held:
                 self._pending.append(ending)
-        self.processes.overdue()
-        self._overdue_threads()
+        self.processes.overdue(now)
+        self._overdue_threads(now)
 
-    def _exchange(self, *, most: int) -> None:
-        if time.monotonic() < self._retry_at:
-            return
-        batch = [self._pending[i] for i in range(min(BATCH, len(self._pending)))]
-        processes = min(self.processes.free, most)
-        threads = min(self.threads.free, most - processes)
-        call = None
-        if processes or threads or (most and self._is_repeat):
+    def _has_to_say(self) -> bool:
+        can_send = len(self._sent) < AHEAD and time.monotonic() >= self._retry_at
+        has_room = self._wants_work and self._free() > 0
+        return can_send and (bool(self._pending) or has_room or self._repeat is not None)
+
+    def _send(self, *, most: int) -> bool:
+        """Send the next exchange; return whether there may be another one to send."""
+        # Half of what there is, for the other half to be under way while this one's answer is used.
+        size = len(self._pending)
+        size = min(BATCH, size if self._sent or size < 4 else (size + 1) // 2)
+        batch = [self._pending.popleft() for _ in range(size)]
+        left = max(0, min(most, self._free() - len(self._pending)))
+        processes = max(0, min(self._free_processes(), left))
+        threads = max(0, min(self._free_threads(), left - processes))
+        is_repeat = self._repeat is not None
+        request, call = None, None
+        if processes + threads or is_repeat:
+            request = self._request if self._repeat is None else self._repeat
             call = self.broker.claim_call(
                 self.name,
-                request=self._request,
+                request=request,
                 token=self._token,
                 lease=self.config.lease_seconds,
                 processes=processes,
                 threads=threads,
                 shares=self._shares(processes, threads),
-                known=list(self.held) if self._is_repeat else (),
+                known=list(self.held) if is_repeat else (),
                 look=self._look.is_up(time.monotonic()),
             )
-        if not batch and call is None:
-            return
+            self._request = max(self._request, request + 1)
+        sent = Sent(
+            endings=batch,
+            request=request,
+            processes=processes if call else 0,
+            threads=threads if call else 0,
+            at=time.monotonic(),
+        )
+        self._sent.append(sent)
         try:
             endings = [(ending, self._kept(ending.claim)) for ending in batch]
-            words, taken = self.broker.exchange(self.name, endings=endings, claim=call)
+            self._line.send(exchange_calls(self.name, endings=endings, claim=call))
         except RedisUnavailable as error:
-            self._is_repeat = self._is_repeat or call is not None
-            self._unavailable(error)
-            return
-        self._reached()
-        for ending, word in zip(batch, words, strict=True):
-            self._pending.popleft()
-            self._note(ending, word)
-        for claim in taken:
-            self._start(claim)
-        if call is not None:
-            self._wants_work = self._is_repeat or len(taken) >= processes + threads
-            self._is_repeat = False
-            self._request += 1
-            self._poll.due = time.monotonic() + POLL
+            self._unanswered(error)
+            return False
+        if is_repeat:
+            self._repeat = None  # asked again; when it fails, _unanswered says so anew
+        return bool(self._pending)
+
+    def _receive(self, now: float) -> None:
+        """Take the answers that have come."""
+        while self._sent and (self._line.source in self._ready or self._line.has_more()):
+            self._ready = [source for source in self._ready if source is not self._line.source]
+            try:
+                exchange = self._line.receive()
+            except RedisUnavailable as error:
+                self._unanswered(error)
+                return
+            sent = self._sent.popleft()
+            if exchange.words is None:
+                self._pending.extendleft(reversed(sent.endings))
+            else:
+                for ending, word in zip(sent.endings, exchange.words, strict=True):
+                    self._note(ending, word)
+            if exchange.error:
+                if sent.request is not None:
+                    self._repeat = sent.request
+                self._unanswered(exchange.error)
+                return
+            self._reached()
+            for claim in exchange.claims:
+                if claim.exec not in self.held:
+                    self._start(claim)
+            if sent.request is not None:
+                self._poll.due = now + POLL
+                if len(exchange.claims) < sent.processes + sent.threads:
+                    self._wants_work = False
+        if self._sent and now - self._sent[0].at >= ANSWER:
+            self._unanswered(RedisUnavailable(f"Redis has not answered for {ANSWER:.0f} s"))
+
+    def _unanswered(self, error: RedisUnavailable) -> None:
+        """Keep what was sent but not answered, to be sent again."""
+        for sent in reversed(self._sent):
+            self._pending.extendleft(reversed(sent.endings))
+        asked = [sent.request for sent in self._sent if sent.request is not None]
+        if self._repeat is not None:
+            asked.append(self._repeat)
+        self._repeat = min(asked, default=None)
+        self._sent.clear()
+        self._line.close()
+        self._wants_work = True
+        self._unavailable(error)
 
     def _shares(self, processes: int, threads: int) -> list[Share]:
-        running = Counter(queue_of(claim.origin)[0] for claim in self.held.values())
         free = {"process": processes, "thread": threads}
         weights: Counter[str] = Counter()
         for queue in self.queues:
             weights[queue.executor] += queue.weight  # type: ignore[assignment]  # weights are floats
         self._rotation += 1
-        turned = self.queues[self._rotation % len(self.queues) :] + self.queues
-        ordered = sorted(
-            turned[: len(self.queues)], key=lambda queue: running[queue.name] / queue.weight
-        )
+        turn = self._rotation % len(self.queues)
+        turned = [
+            queue for queue in self.queues[turn:] + self.queues[:turn] if free[queue.executor]
+        ]
+        turned.sort(key=lambda queue: self._running[queue.name] / queue.weight)
         shares = []
-        for queue in ordered:
+        for queue in turned:
             slots = free[queue.executor]
-            room = slots if queue.concurrency is None else queue.concurrency - running[queue.name]
+            running = self._running[queue.name]
+            room = slots if queue.concurrency is None else queue.concurrency - running
             quota = math.ceil(slots * queue.weight / weights[queue.executor])
-            shares.append(Share(queue=queue, quota=quota, room=max(0, min(room, slots))))
+            shares.append(Share(queue, quota, max(0, min(room, slots))))
         return shares
 
     def _start(self, claim: Claim) -> None:
         self.held[claim.exec] = claim
         self._started[claim.exec] = time.monotonic()
         queue = queue_of(claim.origin)[0]
-        known = next((q for q in self.queues if q.name == queue), None)
+        self._running[queue] += 1
+        known = self._by_name.get(queue)
         executor = self.threads if known and known.executor == "thread" else self.processes
         logger.debug("Job %s active in queue %s", claim.id, queue)
         executor.start(claim)
 
     def _note(self, ending: Ending, word: str) -> None:
         claim = ending.claim
-        self.held.pop(claim.exec, None)
+        if self.held.pop(claim.exec, None):
+            self._running[queue_of(claim.origin)[0]] -= 1
         self._canceled.pop(claim.exec, None)
         self._shown.discard(claim.exec)
         took = time.monotonic() - self._started.pop(claim.exec, time.monotonic())
@@ -300,11 +385,17 @@ class Dispatcher:
             )
         )
 
+    def _ends(self) -> Iterator[Ending]:
+        """Yield the ends that are not recorded yet, as far as is known here."""
+        for sent in self._sent:
+            yield from sent.endings
+        yield from self._pending
+
     def _kept(self, claim: Claim) -> Retention:
         return self._retention.get(queue_of(claim.origin)[0]) or Retention()
 
     def _put_back(self) -> None:
-        known = {ending.claim.exec for ending in self._pending}
+        known = {ending.claim.exec for ending in self._ends()}
         for claim in self.held.values():
             if claim.exec in known:
                 continue
@@ -314,8 +405,8 @@ class Dispatcher:
             else:
                 self.processes.interrupt(claim, "shutdown")
 
-    def _overdue_threads(self) -> None:
-        for ending in self.threads.overdue(time.monotonic()):
+    def _overdue_threads(self, now: float) -> None:
+        for ending in self.threads.overdue(now):
             if ending.claim.exec in self.held:
                 self._pending.append(ending)
         if self.threads.is_stuck and self._stop_at is None:
@@ -329,13 +420,13 @@ class Dispatcher:
                     chore()
         except RedisUnavailable as error:
             self._unavailable(error)
-        if self._poll.is_up(now):
-            self._wants_work = True
+        self._chores_due = min(timer.due for timer, _ in self._chores)
 
     def _renew(self) -> None:
-        if not self.held:
+        under_way = {ending.claim.exec for sent in self._sent for ending in sent.endings}
+        entries = {c.entry: c for c in self.held.values() if c.exec not in under_way}
+        if not entries:
             return
-        entries = {claim.entry: claim for claim in self.held.values()}
         lost, canceled = self.broker.renew(list(entries), lease=self.config.lease_seconds)
         for entry in canceled & set(entries):
             claim = entries[entry]
@@ -385,32 +476,39 @@ class Dispatcher:
         self._failures = 0
 
     def _wait(self) -> None:
-        if self._pending and self._failures == 0:
+        if self._pending and self._failures == 0 and len(self._sent) < AHEAD:
             return
         now = time.monotonic()
-        timers = [timer.due for timer, _ in self._chores]
-        deadlines = (self.processes.next_deadline(), self.threads.next_deadline())
-        until = min(*timers, self._poll.due, *deadlines)
-        if self._failures:
+        until = min(
+            *(self._chores_due, self._poll.due),
+            *(self.processes.next_deadline(), self.threads.next_deadline()),
+        )
+        if self._failures and not self._sent:
             until = max(self._retry_at, now)
         if self._stop_at is not None:
             until = min(until, max(self._stop_at, now + 0.05))
         sources: list[Any] = [self._readable, *self.processes.watched()]
-        has_more = self._wants_work and self._free() and self._stop_at is None
+        if self._sent:
+            until = min(until, self._sent[0].at + ANSWER)
+            if (source := self._line.source) is not None:
+                sources.append(source)
+        can_ask = len(self._sent) < AHEAD
+        has_more = self._wants_work and self._free() and self._stop_at is None and can_ask
         # With all slots taken a token is for somebody else: a BLPOP under way is only ended.
         if self._free() and not has_more and self._stop_at is None and not self._failures:
             self.doorbell.listen()
         bell = self.doorbell.source
         if bell is not None:
             sources.append(bell)
+        self._ready = []
         self._sleeps = True
         blocked = self.threads.has_ended or (has_more and not self._failures)
         timeout = 0 if blocked else max(0, until - now)
-        ready = select.select(sources, [], [], timeout)[0]
+        self._ready = select.select(sources, [], [], timeout)[0]
         self._sleeps = False
-        if self._readable in ready:
+        if self._readable in self._ready:
             os.read(self._readable, 4096)
-        if bell is not None and bell in ready:
+        if bell is not None and bell in self._ready:
             self._answer()
 
     def _answer(self) -> None:

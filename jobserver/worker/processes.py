@@ -79,17 +79,20 @@ class Processes:
         """What becomes readable when there is something in `ended`."""
         return [*(child.pipe for child in self._children if not child.is_gone), self._template]
 
-    def ended(self) -> list[Ending]:
-        """Return the runs that have ended since the last call, those of dead children included."""
-        self._deaths.update({death.pid: death for death in self._template.deaths()})
-        endings = [end for child in list(self._children) if (end := self._read(child))]
+    def ended(self, ready: Sequence[object]) -> list[Ending]:
+        """Return the runs that have ended, as far as what is `ready` of `watched` tells."""
+        if self._template in ready:
+            self._deaths.update({death.pid: death for death in self._template.deaths()})
+        news = [child for child in self._children if child.is_gone or child.pipe in ready]
+        if not news:
+            return []
+        endings = [end for child in news if (end := self._read(child))]
         pids = {child.pid for child in self._children}
         self._deaths = {pid: death for pid, death in self._deaths.items() if pid in pids}
         return endings
 
-    def overdue(self) -> None:
+    def overdue(self, now: float) -> None:
         """Kill the children whose job ignored its timeout."""
-        now = time.monotonic()
         for child in self._children:
             if child.claim and 0 < child.deadline <= now:
                 self._kill(child, "timeout")

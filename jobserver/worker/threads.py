@@ -56,6 +56,7 @@ class Threads:
         self._current: dict[int, Run] = {}  # what each thread is about, while it may be interrupted
         self._lock = threading.Lock()  # of _current
         self._threads: list[threading.Thread] = []
+        self._earliest = float("inf")  # no run's deadline is before that
         self.slots = slots
         self.is_stuck = False
 
@@ -68,6 +69,7 @@ class Threads:
         """Run a claim in a thread of its own; its end turns up in `ended`."""
         run = Run(claim=claim, deadline=time.monotonic() + claim.timeout)
         self._runs[claim.exec] = run
+        self._earliest = min(self._earliest, run.deadline)
         if len(self._threads) < min(self.slots, len(self._runs)):
             thread = threading.Thread(target=self._work, name="job", daemon=True)
             self._threads.append(thread)
@@ -99,7 +101,9 @@ class Threads:
         A last attempt fails at its deadline. One that will be repeated may first come to its end:
         it is reported when it is stuck, and returns when this worker must have exited.
         """
-        endings = []
+        endings: list[Ending] = []
+        if now < self._earliest:
+            return endings
         for run in self._runs.values():
             if now < run.deadline:
                 continue
@@ -118,11 +122,12 @@ class Threads:
             if not run.is_told:
                 run.is_told = True
                 endings.append(ending)
+        self._earliest = min((run.deadline for run in self._runs.values()), default=float("inf"))
         return endings
 
     def next_deadline(self) -> float:
-        """Return the monotonic time at which `overdue` has something to do."""
-        return min((run.deadline for run in self._runs.values()), default=float("inf"))
+        """Return the monotonic time before which `overdue` has nothing to do."""
+        return self._earliest
 
     def interrupt(self, claim: Claim, error: type[BaseException] = JobTimeout) -> None:
         """Raise `error`, once, in the thread of a run, as soon as it runs Python code again."""
@@ -178,21 +183,34 @@ class Threads:
                     ending = self._timed_out(run)
                 elif ending is None:
                     ending = Ending(claim=run.claim, word="release", reason="interrupted")
-                self._settle()
+                self._settle(run)
                 self._ended.append(ending)
                 run = ending = None
                 self._wake()
             except BaseException as error:
                 logger.warning("A job was interrupted at its end: %s", type(error).__name__)
 
-    def _settle(self) -> None:
-        thread = threading.get_ident()
+    def _settle(self, run: Run) -> None:
         with self._lock:
-            self._current.pop(thread, None)
-            _raise_in(thread, None)  # an interrupt under way would hit the next job
+            self._current.pop(run.thread, None)
+        if run.raised:  # and perhaps has not struck: it would hit the next job
+            _clear(run.thread)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    # None, as a null pointer, takes back what was not raised yet.
-    raised = ctypes.py_object(error) if error else ctypes.py_object()
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+class _Cleared(BaseException):
+    """Takes the place of an interrupt that has not struck."""
+
+
+def _clear(thread: int) -> None:
+    # A null pointer would take an interrupt back too, but after that CPython 3.11 looks for one at
+    # every call, in all threads and for good, and under a tracer does not come out of that.
+    try:
+        _raise_in(thread, _Cleared)
+        while True:  # it strikes at once
+            pass
+    except _Cleared:
+        pass
+
+
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
