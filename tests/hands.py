@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +146,20 @@ def traces(redis: Redis, job_id: str) -> list[str]:
     return sorted(
         key.decode() for key in redis.scan_iter(f"*{job_id}*") if key != keys.job(job_id).encode()
     )
+
+
+def round_trips(redis: Redis, call: Callable[[], object]) -> int:
+    """Return how often the server reads from a connection while `call` is made.
+
+    The least of three: a connection that has to be made anew reads more.
+    """
+    counts = []
+    for _ in range(3):
+        before = redis.info("stats")["total_reads_processed"]
+        call()
+        after = redis.info("stats")["total_reads_processed"]  # which is one read itself
+        counts.append(after - before - 1)
+    return min(counts)
 
 
 def events(redis: Redis, job_id: str | None = None) -> list[dict[str, str]]:

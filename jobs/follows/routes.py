@@ -13,9 +13,17 @@ from jobs.follows.follow import create_follow, product_errors
 from jobs.follows.lookup import find_follow, find_shop
 from jobs.follows.paging import listing, requested_page
 from jobs.follows.schemas import (
-    FollowRequest,
+    FollowAnswerSchema,
+    FollowMadeSchema,
+    FollowPageSchema,
+    FollowQueuedSchema,
+    FollowRequestSchema,
     FollowSchema,
+    ListingSchema,
+    ProductPageSchema,
+    ShopPageSchema,
     ShopSchema,
+    SyncStatusAnswerSchema,
     SyncStatusSchema,
     product_body,
 )
@@ -28,7 +36,7 @@ from jobserver.errors import Malformed
 follows = Blueprint("follows", __name__, url_prefix="/api/follows")
 shops = Blueprint("shops", __name__, url_prefix="/api/shops")
 
-REQUEST = FollowRequest()
+REQUEST = FollowRequestSchema()
 FOLLOW = FollowSchema()
 SYNC_STATUS = SyncStatusSchema()
 SHOP = ShopSchema()
@@ -36,6 +44,11 @@ SHOP = ShopSchema()
 
 @follows.post("")
 @JobServer.idempotent
+@JobServer.describe(
+    body=FollowRequestSchema,
+    answers={201: FollowMadeSchema, 202: FollowQueuedSchema},
+    errors=(404, 409),
+)
 def create() -> tuple[Response, int, dict[str, str]]:
     """Follow a shop: 202 to resell, its products are then synced in the background, else 201."""
     values = REQUEST.load(_body())
@@ -65,6 +78,7 @@ def create() -> tuple[Response, int, dict[str, str]]:
 
 
 @follows.get("")
+@JobServer.describe(query=ListingSchema, answers={200: FollowPageSchema})
 def index() -> Response:
     """List the follows, the newest first."""
     page = requested_page(of="follows")
@@ -84,6 +98,7 @@ def index() -> Response:
 
 
 @follows.get("/<int:follow_id>")
+@JobServer.describe(answers={200: FollowAnswerSchema})
 def show(follow_id: int) -> Response:
     """Show one follow, with what its last sync did."""
     follow = find_follow(follow_id, seen_by=JobServer.principal())
@@ -94,6 +109,7 @@ def show(follow_id: int) -> Response:
 
 
 @follows.get("/<int:follow_id>/sync-status")
+@JobServer.describe(answers={200: SyncStatusAnswerSchema})
 def sync_status(follow_id: int) -> Response:
     """Say how far the sync of a follow is; poll it."""
     status = get_sync_status(follow_id, seen_by=JobServer.principal())
@@ -101,6 +117,7 @@ def sync_status(follow_id: int) -> Response:
 
 
 @shops.get("")
+@JobServer.describe(query=ListingSchema, answers={200: ShopPageSchema})
 def list_shops() -> Response:
     """List the shops with the number of products they offer, by id."""
     page = requested_page(of="shops")
@@ -130,6 +147,7 @@ def list_shops() -> Response:
 
 
 @shops.get("/<int:shop_id>/products")
+@JobServer.describe(query=ListingSchema, answers={200: ProductPageSchema})
 def list_products(shop_id: int) -> Response:
     """List a shop's products with their variants, its own and those it resells, by id."""
     shop = find_shop(shop_id)

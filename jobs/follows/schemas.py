@@ -6,6 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, post_dump, validate, validates_schema
 
+from jobs.follows.paging import LARGEST_LIMIT
 from jobs.records import FollowMode, Product, Variant
 from jobs.records.columns import LARGEST_INTEGER
 from jobs.records.money import round_to_unit
@@ -30,7 +31,7 @@ def _has_two_places(value: Decimal) -> None:
         raise ValidationError(MARKUP)
 
 
-class FollowRequest(Schema):
+class FollowRequestSchema(Schema):
     """What a follow is made of; `markupPercentage` may be left out when only monitoring."""
 
     error_messages = {  # noqa: RUF012 (marshmallow's own way)
@@ -74,6 +75,14 @@ class LastSyncSchema(SyncCountsSchema):
     syncedAt = fields.AwareDateTime(required=True, attribute="synced_at")
 
 
+class _LastSync(fields.Nested):
+    """What a follow tells of its last sync, None before the first one has completed."""
+
+    def get_value(self, obj: Any, *_: Any, **__: Any) -> Any:
+        """Return the follow itself, which has the columns."""
+        return obj if obj.synced_at else None
+
+
 class FollowSchema(Schema):
     """A follow; dumps a `Follow`."""
 
@@ -85,9 +94,7 @@ class FollowSchema(Schema):
     status = fields.String(required=True)
     createdAt = fields.AwareDateTime(required=True, attribute="created_at")
     updatedAt = fields.AwareDateTime(required=True, attribute="updated_at")
-    lastSync = fields.Function(
-        lambda follow: LastSyncSchema().dump(follow) if follow.synced_at else None
-    )
+    lastSync = _LastSync(LastSyncSchema, required=True, allow_none=True)
 
 
 class SyncStatusSchema(Schema):
@@ -111,6 +118,66 @@ class SyncStatusSchema(Schema):
         }
 
 
+class FollowMadeSchema(Schema):
+    """That a follow was made."""
+
+    success = fields.Boolean(required=True)
+    data = fields.Nested(FollowSchema, required=True)
+    message = fields.String(required=True)
+
+
+class FollowQueuedSchema(FollowMadeSchema):
+    """That a follow was made, whose products are being synced."""
+
+    sync_status = fields.String(required=True, validate=validate.Equal("pending"))
+
+
+class ProductErrorSchema(Schema):
+    """Why a product was not synced."""
+
+    handle = fields.String(required=True)
+    reason = fields.String(required=True)
+
+
+class FollowDetailsSchema(FollowSchema):
+    """A follow, with what its last sync could not do."""
+
+    productErrors = fields.List(fields.Nested(ProductErrorSchema), required=True)
+
+
+class FollowAnswerSchema(Schema):
+    """A follow."""
+
+    success = fields.Boolean(required=True)
+    data = fields.Nested(FollowDetailsSchema, required=True)
+
+
+class SyncStatusAnswerSchema(Schema):
+    """How far a follow's sync is."""
+
+    success = fields.Boolean(required=True)
+    data = fields.Nested(SyncStatusSchema, required=True)
+
+
+class ListingSchema(Schema):
+    """How much of a listing is wanted, and from where on."""
+
+    limit = fields.Integer(validate=validate.Range(1, LARGEST_LIMIT))
+    cursor = fields.String()
+
+
+class PageSchema(Schema):
+    """One page of a listing."""
+
+    nextCursor = fields.String(required=True, allow_none=True)
+
+
+class FollowPageSchema(PageSchema):
+    """One page of follows."""
+
+    items = fields.List(fields.Nested(FollowSchema), required=True)
+
+
 class ShopSchema(Schema):
     """A shop, with how many products it offers."""
 
@@ -119,6 +186,49 @@ class ShopSchema(Schema):
     currency = fields.String(required=True)
     plan = fields.String(required=True)
     productCount = fields.Integer(required=True, attribute="product_count")
+
+
+class ShopPageSchema(PageSchema):
+    """One page of shops."""
+
+    items = fields.List(fields.Nested(ShopSchema), required=True)
+
+
+class VariantSchema(Schema):
+    """A variant of a product; prices are decimal strings."""
+
+    id = fields.Integer(required=True)
+    options = fields.List(fields.String(), required=True)
+    sku = fields.String(required=True, allow_none=True)
+    price = fields.String(required=True)
+    compareAtPrice = fields.String(required=True, allow_none=True)
+    stock = fields.Integer(required=True)
+    image = fields.String(required=True, allow_none=True)
+
+
+class ProductSchema(Schema):
+    """A product that a shop offers, its own or one that it resells."""
+
+    id = fields.Integer(required=True)
+    handle = fields.String(required=True)
+    title = fields.String(required=True)
+    description = fields.String(required=True)
+    vendor = fields.String(required=True)
+    productType = fields.String(required=True)
+    tags = fields.List(fields.String(), required=True)
+    options = fields.List(fields.String(), required=True)
+    images = fields.List(fields.Dict(), required=True)
+    active = fields.Boolean(required=True)
+    followId = fields.Integer(required=True, allow_none=True)
+    currency = fields.String(required=True)
+    updatedAt = fields.AwareDateTime(required=True)
+    variants = fields.List(fields.Nested(VariantSchema), required=True)
+
+
+class ProductPageSchema(PageSchema):
+    """One page of products."""
+
+    items = fields.List(fields.Nested(ProductSchema), required=True)
 
 
 def _price(amount: Decimal | None, currency: str) -> str | None:

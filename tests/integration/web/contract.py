@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from redis import Redis
 from werkzeug.test import TestResponse
 
 Extra = Mapping[str, set[str]]
@@ -39,6 +41,13 @@ def assert_problem(response: TestResponse, status: int) -> dict[str, Any]:
         *("type", "title", "status", "detail", "instance", "success")
     }
     return problem
+
+
+def age(redis: Redis, job_id: str, *, hours: float) -> None:
+    """Let an ended job have ended some hours ago."""
+    seconds, _ = redis.time()
+    ended = datetime.fromtimestamp(seconds - hours * 3600, UTC)
+    redis.hset(f"rq:job:{job_id}", "ended_at", f"{ended:%Y-%m-%dT%H:%M:%S.%fZ}")
 
 
 def _kind(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from redis import Redis
 
 from jobserver import JobServer
 from tests.hands import Hand, request_of
-from tests.integration.web.contract import assert_like, assert_problem
+from tests.integration.web.contract import age, assert_like, assert_problem
 
 MONITORING = json.loads("""{
   "success": true,
@@ -184,10 +183,8 @@ def test_cleaning_keeps_to_the_queue_s_retention(
     hand.end(hand.take())
     server.broker.enqueue([sync("done-1")])
     hand.end(hand.take())
-    seconds, _ = redis.time()
     for job_id in ("bad-1", "bad-8", "done-0", "done-1"):
-        ended = datetime.fromtimestamp(seconds - int(job_id[-1]) * 86_400 - 60, UTC)
-        redis.hset(f"rq:job:{job_id}", "ended_at", f"{ended:%Y-%m-%dT%H:%M:%S.%fZ}")
+        age(redis, job_id, hours=int(job_id[-1]) * 24 + 0.1)
     redis.zadd("rq:failed:data-sync", {"bad-8": 1})  # by when each expires
     redis.zadd("rq:finished:data-sync", {"done-1": 1})
     response = ask_as("admin").post("/api/jobs/data-sync?action=clean")

@@ -12,7 +12,7 @@ from redis import Redis
 
 from jobserver import JobServer
 from tests.hands import Hand, request_of
-from tests.integration.web.contract import assert_like, assert_problem
+from tests.integration.web.contract import age, assert_like, assert_problem
 
 STATS = json.loads("""{
   "WHATSAPP": {
@@ -155,7 +155,8 @@ def test_clean_takes_what_ended_before_the_grace_period(
     hand.end(hand.take())
     server.cancel("off")
     for job_id in ("old", "done", "off"):
-        redis.hset(f"rq:job:{job_id}", "ended_at", "2024-01-01T00:00:00.000000Z")
+        age(redis, job_id, hours=24.1)
+    age(redis, "new", hours=23.9)
     response = ask_as("admin").post("/api/v1/queues/WHATSAPP/clean", json=body)
     assert response.status_code == 200
     assert_like(response.get_json(), DONE, extra={"": {"removed"}})

@@ -15,7 +15,7 @@ from jobs.queues import USER_SYNC
 from jobserver import JobServer, job
 from jobserver.broker.entries import Entries, Entry
 from tests.hands import Hand, request_of
-from tests.integration.web.contract import assert_like, assert_problem
+from tests.integration.web.contract import age, assert_like, assert_problem
 
 HEALTH = json.loads("""{
   "status": "OK",
@@ -180,7 +180,8 @@ def test_cleanup_takes_what_ended_before_the_grace_period(
     ask_as: Any, server: JobServer, hand: Hand, redis: Redis, body: Any, hours: str
 ) -> None:
     fail(server, hand, "old", "new")
-    redis.hset("rq:job:old", "ended_at", "2024-01-01T00:00:00.000000Z")
+    age(redis, "old", hours=int(hours) + 0.1)
+    age(redis, "new", hours=int(hours) - 0.1)
     response = ask_as("admin").post("/jobs/cleanup", json=body)
     assert response.status_code == 200
     answer = response.get_json()
