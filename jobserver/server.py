@@ -18,6 +18,7 @@ from jobserver.broker.broker import BULK
 from jobserver.broker.job import REGISTRIES, STATUSES, envelope, payload_of, queue_of
 from jobserver.broker.listing import Attempt, Listing, Place, Wanted
 from jobserver.broker.overview import Overview, overview
+from jobserver.broker.workers import WorkerState, workers
 from jobserver.config import Config
 from jobserver.errors import (
     ConfigInvalid,
@@ -282,8 +283,8 @@ class Server:
         Raises JobNotFound, of `queue` if given, and WrongState for a job in another state.
         """
         job = self.fetch(job_id)
-        if queue is not None and job.queue != self.registry.queue(queue).name:
-            raise JobNotFound(f"No job with id {job_id!r} is known in queue {queue!r}")
+        if queue is not None:
+            self._check_queue(job, queue)
         word = self.broker.retry([job_id], attempts=self._attempts(job.type))[0]
         if word == "missing":
             raise JobNotFound(f"No job with id {job_id!r} is known")
@@ -305,11 +306,13 @@ class Server:
             for start in range(0, len(ids), BULK)
         )
 
-    def promote(self, job_id: str) -> Job:
+    def promote(self, job_id: str, *, queue: str | None = None) -> Job:
         """Let a delayed job, or one between two attempts, wait in line now.
 
-        Raises WrongState for any other, JobNotFound.
+        Raises JobNotFound, of `queue` if given, and WrongState for a job in another state.
         """
+        if queue is not None:
+            self._check_queue(self.fetch(job_id), queue)
         word = self.broker.hasten(job_id)
         if word == "missing":
             raise JobNotFound(f"No job with id {job_id!r} is known")
@@ -377,6 +380,10 @@ class Server:
         """Return how every queue stands, in one round trip."""
         return self.broker.statistics(list(self.registry.queues.values()))
 
+    def workers(self) -> list[WorkerState]:
+        """Return the workers that are registered, with what they run now, in one round trip."""
+        return workers(self.broker)
+
     def overview(
         self, queue: str, *, states: Sequence[str] = ("failed",), start: int = 0, end: int = 99
     ) -> Overview:
@@ -425,6 +432,10 @@ class Server:
                 error_message=job.error_message or "",
             )
         )
+
+    def _check_queue(self, job: Job, queue: str) -> None:
+        if job.queue != self.registry.queue(queue).name:
+            raise JobNotFound(f"No job with id {job.id!r} is known in queue {queue!r}")
 
     def _retention(self, queue: str) -> Retention:
         known = self.registry.queues.get(queue)

@@ -8,10 +8,14 @@ from jobserver.http import (
     event_stream,
     guard,
     health,
+    jobs_v1,
     monitoring,
     openapi,
     polling,
     queue_admin,
+    queues_v1,
+    types_v1,
+    workers_v1,
 )
 from jobserver.http.guard import needs, operator_action, principal, protect
 from jobserver.http.idempotency import idempotent
@@ -21,10 +25,14 @@ __all__ = ["idempotent", "needs", "operator_action", "principal", "protect", "re
 MODULES = (
     event_stream,
     health,
+    jobs_v1,
     monitoring,
     openapi,
     polling,
     queue_admin,
+    queues_v1,
+    types_v1,
+    workers_v1,
 )
 
 

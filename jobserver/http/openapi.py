@@ -15,11 +15,13 @@ from flask import Flask, Response, current_app, request
 from flask.sansio.blueprints import Blueprint as AnyBlueprint
 from werkzeug.routing import Rule
 
-from jobserver import payload
+from jobserver import current, payload
 from jobserver.auth import CSRF_HEADER, SESSION_COOKIE
 from jobserver.http import guard, problems
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.schemas import ProblemSchema
+from jobserver.http.types_v1 import name_of, payload_schema
+from jobserver.registry import Registry
 
 OPENAPI = "3.1.0"
 
@@ -165,7 +167,7 @@ def _made(app: Flask) -> dict[str, Any]:
             "openapi_version": OPENAPI,
             "info": {"description": _ABOUT},
             "security": [{"bearer": []}, {"session": []}],
-            "marshmallow_plugin": _Marshmallow(),
+            "marshmallow_plugin": _Marshmallow(schema_name_resolver=name_of),
             "extra_plugins": [_Common(app)],
         },
     )
@@ -187,7 +189,37 @@ def _made(app: Flask) -> dict[str, Any]:
         described.register_views_in_doc(api, app, spec, name=name, parameters=None)
         spec.tag({"name": name.removeprefix("jobserver_"), "description": described.description})
     made: dict[str, Any] = spec.to_dict()
+    _name_types(made["components"]["schemas"], registry=current.server().registry)
     return made
+
+
+def _name_types(schemas: dict[str, Any], *, registry: Registry) -> None:
+    """Let the request for a job say which types there are, and what the payload of each is."""
+    general = schemas.get("JobRequest")
+    if general is None or not registry.types:
+        return
+    variants = []
+    for name, kind in sorted(registry.types.items()):
+        component = f"{name}.payload"
+        place = f"#/components/schemas/{component}"
+        payload_of = payload_schema(kind, part=f"{place}.{{}}", whole=place)
+        schemas[component] = payload_of.whole
+        schemas |= {f"{component}.{part}": schema for part, schema in payload_of.parts.items()}
+        properties = general["properties"] | {"type": {"const": name}, "payload": {"$ref": place}}
+        needs_payload = ["payload"] if payload_of.whole.get("required") else []
+        variants.append(
+            general
+            | {
+                "title": name,
+                "description": (kind.function.__doc__ or "").strip().partition("\n")[0],
+                "properties": properties,
+                "required": [*general["required"], *needs_payload],
+            }
+        )
+    schemas["JobRequest"] = {
+        "description": general.get("description", "A job to be made."),
+        "oneOf": variants,
+    }
 
 
 def _as_described(app: Flask, blueprint: AnyBlueprint, rules: list[Rule]) -> Blueprint:

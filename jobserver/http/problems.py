@@ -52,13 +52,17 @@ def answer(error: Exception, *, seed: bool = False) -> Response:
         logger.warning("%s %r: %s", request.method, request.path, error)
     elif problem["status"] >= 500 and not isinstance(error, NotBuilt | NoDatabase):
         logger.error("%s %r failed", request.method, request.path, exc_info=error)
-    problem["instance"] = request.script_root + request.path
     if seed:
         problem["success"] = False
     response = Response(payload.dumps(problem), problem["status"], content_type=MEDIA_TYPE)
     response.headers.extend(headers)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def body(error: Exception) -> dict[str, Any]:
+    """Return the problem that an error is, where a response has several."""
+    return _describe(error)[0]
 
 
 def _handler(*, seed: bool) -> Callable[[Exception], Response]:
@@ -117,6 +121,7 @@ def _members(
         "title": title or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
+        "instance": request.script_root + request.path,
     }
     if errors is not None:
         members["errors"] = errors

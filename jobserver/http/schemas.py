@@ -9,8 +9,29 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from jobserver.broker import Job
+from jobserver.broker.listing import Attempt
+from jobserver.policy import PRIORITIES
 
 _STATUSES = ("waiting", "delayed", "active", "completed", "failed", "canceled")
+
+
+class Number(fields.Float):
+    """A JSON number; text that looks like one is refused."""
+
+    def _validated(self, value: Any) -> float:
+        if isinstance(value, str):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
+class WholeNumber(fields.Integer):
+    """A JSON number without a fraction; text that looks like one is refused."""
+
+    def _validated(self, value: Any) -> int:
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if not is_whole:
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
 
 
 class FieldErrorSchema(Schema):
@@ -68,6 +89,54 @@ class JobSchema(Schema):
     )
 
 
+class JobSummarySchema(Schema):
+    """One job in a list; `summary_body` makes it of a `Job`."""
+
+    id = fields.String(required=True)
+    type = fields.String(required=True)
+    queue = fields.String(required=True)
+    priority = fields.String(required=True, validate=validate.OneOf(PRIORITIES))
+    status = fields.String(required=True, validate=validate.OneOf(_STATUSES))
+    rawStatus = fields.String(required=True)
+    progress = fields.Nested(ProgressSchema, required=True)
+    attempt = fields.Integer(required=True)
+    attempts = fields.Integer(required=True)
+    key = fields.String(required=True, allow_none=True)
+    owner = fields.String(required=True, allow_none=True)
+    createdAt = fields.AwareDateTime(required=True, allow_none=True)
+    dueAt = fields.AwareDateTime(required=True, allow_none=True)
+    startedAt = fields.AwareDateTime(required=True, allow_none=True)
+    endedAt = fields.AwareDateTime(required=True, allow_none=True)
+    durationMs = fields.Integer(required=True, allow_none=True)
+    worker = fields.String(required=True, allow_none=True)
+    error = fields.Nested(ErrorSchema, required=True, allow_none=True)
+
+
+class ResultSchema(Schema):
+    """What a job returned."""
+
+    id = fields.String(required=True)
+    result = fields.Raw(required=True, allow_none=True)
+
+
+class AttemptSchema(Schema):
+    """A run of a job by one worker that has ended; `error` is a traceback."""
+
+    number = fields.Integer(required=True, metadata={"description": "1 is the first run"})
+    outcome = fields.String(required=True, validate=validate.OneOf(("completed", "failed")))
+    worker = fields.String(required=True)
+    startedAt = fields.AwareDateTime(required=True, allow_none=True)
+    endedAt = fields.AwareDateTime(required=True)
+    durationMs = fields.Integer(required=True, allow_none=True)
+    error = fields.String(required=True, allow_none=True)
+
+
+class AttemptsSchema(Schema):
+    """The attempts of a job."""
+
+    items = fields.List(fields.Nested(AttemptSchema), required=True)
+
+
 def job_body(job: Job) -> dict[str, Any]:
     """Return a job as JobSchema describes it, ready for `payload.dumps`.
 
@@ -89,6 +158,44 @@ def job_body(job: Job) -> dict[str, Any]:
         "result": job.result,
         "error": _error(job),
         "retryAfter": retry_after(job, now=datetime.now(UTC)),
+    }
+
+
+def summary_body(job: Job) -> dict[str, Any]:
+    """Return a job as JobSummarySchema describes it, ready for `payload.dumps`."""
+    return {
+        "id": job.id,
+        "type": job.type,
+        "queue": job.queue,
+        "priority": job.priority,
+        "status": job.status,
+        "rawStatus": job.raw_status,
+        "progress": {"percent": int(job.progress), "message": job.message},
+        "attempt": job.attempt,
+        "attempts": job.attempts,
+        "key": job.key,
+        "owner": job.owner,
+        "createdAt": job.created_at,
+        "dueAt": job.due_at,
+        "startedAt": job.started_at,
+        "endedAt": job.ended_at,
+        "durationMs": job.duration_ms,
+        "worker": job.worker,
+        "error": _error(job),
+    }
+
+
+def attempt_body(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt as AttemptSchema describes it, ready for `payload.dumps`."""
+    started, ended = attempt.started, attempt.ended
+    return {
+        "number": attempt.number,
+        "outcome": "completed" if attempt.completed else "failed",
+        "worker": attempt.worker,
+        "startedAt": None if started is None else datetime.fromtimestamp(started, tz=UTC),
+        "endedAt": datetime.fromtimestamp(ended, tz=UTC),
+        "durationMs": None if started is None else max(0, round((ended - started) * 1000)),
+        "error": attempt.error,
     }
 
 

@@ -101,12 +101,11 @@ class Worker(BaseWorker):
         doorbell = Doorbell(sibling(self.connection, timeout=TIMEOUT), self._names())
         threads = Threads(
             self.server,
-            slots=config.worker_concurrency if self._has("thread") else 0,
+            slots=self._thread_slots,
             wake=lambda: dispatcher.wake(),
             drain=config.drain_seconds,
         )
-        slots = config.worker_processes if self._has("process") else 0
-        processes = Processes(self.server, template, slots=slots)
+        processes = Processes(self.server, template, slots=self._process_slots)
         # Its leases are gone by then, even if the dispatcher waited for a hanging Redis before.
         watchdog = Watchdog(patience=config.lease_seconds + 2 * TIMEOUT)
         aftermath = Aftermath(self.server, sibling(self.connection, timeout=TIMEOUT), self.served)
@@ -151,6 +150,14 @@ class Worker(BaseWorker):
     def _names(self) -> list[str]:
         return [queue.name for queue in self.served]
 
+    @property
+    def _process_slots(self) -> int:
+        return self.server.config.worker_processes if self._has("process") else 0
+
+    @property
+    def _thread_slots(self) -> int:
+        return self.server.config.worker_concurrency if self._has("thread") else 0
+
     def _has(self, executor: str) -> bool:
         return any(queue.executor == executor for queue in self.served)
 
@@ -174,6 +181,8 @@ class Worker(BaseWorker):
         with available(), self.connection.pipeline(transaction=False) as pipe:
             self.heartbeat(pipeline=pipe)
             pipe.hset(self.key, mapping={**self.serialize(), "state": state})
+            pipe.hset(self.key, "process_slots", str(self._process_slots))
+            pipe.hset(self.key, "thread_slots", str(self._thread_slots))
             pipe.hincrby(self.key, "successful_job_count", now[0] - self._reported[0])
             pipe.hincrby(self.key, "failed_job_count", now[1] - self._reported[1])
             pipe.hincrbyfloat(self.key, "total_working_time", now[2] - self._reported[2])
