@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Literal
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -179,9 +180,6 @@ class Gate:
             serializer = self._serializer("session")
             if principal is None or serializer is None:
                 raise Unauthorized("This token is not valid.")
-            if principal.name != ADMIN and not self._signing_key():
-                # Signed with the admin token, the cookie would let its bearer guess at that.
-                raise Forbidden("Only the administrator can sign in here until SECRET_KEY is set.")
         values = {
             "name": principal.name,
             "csrf": secrets.token_urlsafe(16),
@@ -191,9 +189,10 @@ class Gate:
 
     @property
     def can_sign_in(self) -> bool:
-        """Tell whether any token may exist to sign in with."""
-        has_tokens = self._tokens.are_possible and bool(self._signing_key())
-        return self._config.admin_token is not None or has_tokens
+        """Tell whether any token may exist to sign in with, and something to sign with."""
+        return bool(self.signing_key()) and (
+            self._config.admin_token is not None or self._tokens.are_possible
+        )
 
     def _session(self, request: Request) -> Credential | None:
         cookie = request.cookies.get(SESSION_COOKIE)
@@ -217,21 +216,21 @@ class Gate:
             return None
         return Principal(name=ADMIN, role="admin")
 
-    def _signing_key(self) -> bytes:
-        key = self._config.secret_key or self._app_secret() or b""
-        return key.encode() if isinstance(key, str) else key
-
-    def _secret(self) -> bytes:
-        return self._signing_key() or (self._config.admin_token or "").encode()
+    def signing_key(self) -> bytes:
+        """Return what sessions, tickets and cursors are signed with; empty where nothing is set."""
+        key = self._config.secret_key or self._app_secret()
+        if key:
+            return key.encode() if isinstance(key, str) else key
+        return _stretched(self._config.admin_token) if self._config.admin_token else b""
 
     def _serializer(self, purpose: str) -> URLSafeTimedSerializer | None:
-        secret = self._secret()
+        secret = self.signing_key()
         return URLSafeTimedSerializer(secret, salt=f"jobserver.{purpose}") if secret else None
 
     def _fingerprint(self) -> str:
         # A changed admin token signs everybody out who came in by it.
         token = f"session {self._config.admin_token}".encode()
-        return hmac.new(self._secret(), token, "sha256").hexdigest()[:16]
+        return hmac.new(self.signing_key(), token, "sha256").hexdigest()[:16]
 
     def _check_write(self, request: Request, credential: Credential) -> None:
         if request.method in _SAFE_METHODS or credential.proof == "token":
@@ -294,6 +293,12 @@ def _logged(request: Request) -> Iterator[None]:
         asked = f"{request.method} {request.path!r}"
         logger.warning("refused %s from %s: %s", asked, request.remote_addr, error)
         raise
+
+
+@cache
+def _stretched(token: str) -> bytes:
+    """Return a key made of a token, slowly: who is given a signature could else guess at it."""
+    return hashlib.scrypt(token.encode(), salt=b"jobserver.signing", n=2**14, r=8, p=1)
 
 
 def _principal(token: Token | None) -> Principal | None:

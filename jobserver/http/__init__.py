@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobserver.http import (
+    audit,
     event_stream,
     guard,
     health,
@@ -23,6 +24,7 @@ from jobserver.http.idempotency import idempotent
 __all__ = ["idempotent", "needs", "operator_action", "principal", "protect", "register"]
 
 MODULES = (
+    audit,
     event_stream,
     health,
     jobs_v1,

@@ -64,6 +64,7 @@ def find(
     principal: str | None = None,
     action: str | None = None,
     target: str | None = None,
+    outcome: str | None = None,
 ) -> Sequence[Action]:
     """Return actions, the newest first, those before the position `before`.
 
@@ -72,9 +73,10 @@ def find(
     query = select(actions).order_by(actions.c.position.desc()).limit(limit)
     if before is not None:
         query = query.where(actions.c.position < before)
-    for column, wanted in (("principal", principal), ("action", action), ("target", target)):
-        if wanted is not None:
-            query = query.where(actions.c[column] == wanted)
+    wanted = {"principal": principal, "action": action, "target": target, "outcome": outcome}
+    for column, value in wanted.items():
+        if value is not None:
+            query = query.where(actions.c[column] == _clean(value))
     with database(db) as engine, engine.connect() as connection:
         return [Action(**row) for row in connection.execute(query).mappings()]
 

@@ -35,6 +35,7 @@ OPEN = {
 # What users do too: it makes something of their own, and is no operator's action.
 CREATING = {
     "follows.create",
+    "jobserver_event_stream.create_ticket",
     "jobserver_jobs_v1.create_job",
     "jobserver_jobs_v1.create_jobs",
     "orders.confirm",

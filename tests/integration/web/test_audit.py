@@ -10,7 +10,7 @@ from flask import Blueprint, Flask
 from flask.testing import FlaskClient
 
 from jobserver import Config, JobServer, errors
-from jobserver.ledger import actions
+from jobserver.ledger import actions, tokens
 from tests.integration.web.conftest import MakeShop
 from tests.integration.web.shop import TOKEN, db
 
@@ -126,3 +126,77 @@ def test_an_app_without_database_has_its_record_in_the_log(
     assert "'queue.empty'" in caplog.text
     with app.app_context(), pytest.raises(errors.NoDatabase):
         actions.find(None)
+
+
+AUDIT = "/engine/api/v1/audit"
+
+
+def act(client: FlaskClient, *queues: str) -> None:
+    for queue in queues:
+        assert client.post(f"/desk/{queue}", headers=ADMIN).status_code == 200
+
+
+def listed(client: FlaskClient, **query: object) -> list[str]:
+    answer = client.get(AUDIT, query_string=query, headers=ADMIN)
+    assert answer.status_code == 200, answer.text
+    return [item["target"] for item in answer.get_json()["items"]]
+
+
+def test_the_trail_is_read_newest_first_in_pages(client: FlaskClient) -> None:
+    act(client, "a", "b", "c", "d", "e")
+    path, seen = f"{AUDIT}?limit=2", []
+    while path:
+        answer = client.get(path, headers=ADMIN)
+        page = answer.get_json()
+        seen.append([item["target"] for item in page["items"]])
+        link = answer.headers.get("Link", "")
+        assert bool(link) == (page["nextCursor"] is not None)
+        path = link.partition(">")[0].removeprefix("<")
+    assert seen == [["e", "d"], ["c", "b"], ["a"]]
+
+
+def test_an_entry_shows_all_that_is_known(client: FlaskClient) -> None:
+    act(client, "mail")
+    (item,) = client.get(AUDIT, headers=ADMIN).get_json()["items"]
+    assert item.pop("at").endswith("+00:00")
+    assert len(item.pop("requestId")) == 23
+    assert item == {
+        "id": 1,
+        "principal": "admin",
+        "role": "admin",
+        "action": "queue.empty",
+        "target": "mail",
+        "outcome": "done",
+        "detail": "3 jobs",
+        "remoteAddress": "127.0.0.1",
+    }
+
+
+def test_the_trail_is_filtered_by_who_what_and_outcome(client: FlaskClient) -> None:
+    act(client, "a", "b")
+    client.post("/desk/c/jobs/lost/retry", headers=ADMIN)
+    assert listed(client, target="a") == ["a"]
+    assert listed(client, action="job.retry") == listed(client, outcome="failed") == ["c/lost"]
+    assert listed(client, principal="admin", action="queue.empty") == ["b", "a"]
+    assert listed(client, principal="nobody") == listed(client, target="a\0") == []
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", "cursor=x", "outcome=maybe"])
+def test_a_wrong_question_is_refused(client: FlaskClient, query: str) -> None:
+    answer = client.get(f"{AUDIT}?{query}", headers=ADMIN)
+    assert (answer.status_code, answer.content_type) == (422, "application/problem+json")
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("operator", 200), ("admin", 200)])
+def test_operators_read_the_trail_and_viewers_do_not(
+    client: FlaskClient, role: str, status: int
+) -> None:
+    headers = {"Authorization": f"Bearer {tokens.create(db, name='reader', role=role)}"}
+    assert client.get(AUDIT, headers=headers).status_code == status
+    assert client.get(AUDIT, headers={"X-Customer": "ada"}).status_code == 403
+
+
+def test_an_app_without_database_has_no_trail_to_read(valkey: str) -> None:
+    app = Flask("small")
+    JobServer(app, config=Config(redis_url=valkey, admin_token=TOKEN))
+    assert app.test_client().get("/api/v1/audit", headers=ADMIN).status_code == 501
