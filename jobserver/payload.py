@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -20,12 +22,28 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _HASHED = re.compile(r"--[0-9a-f]{16}\Z")
 
 
+class NotFinite(ValueError):
+    """A number that JSON cannot say, and where it is (`#/price`)."""
+
+    def __init__(self, pointer: str) -> None:
+        super().__init__(f"the number at {pointer} is not finite, which JSON cannot say")
+        self.pointer = pointer
+
+
 def dumps(value: object) -> bytes:
     """Return compact JSON; datetime, date, UUID and enum as RFC 3339 / text, Decimal as text.
 
     Raises TypeError for what JSON cannot say.
     """
     return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+
+
+def dumps_finite(value: object) -> bytes:
+    """As `dumps`; raises NotFinite for NaN and infinities, which would be written as null."""
+    data = dumps(value)
+    if b"null" in data and (wrong := _infinite(value, "#")):
+        raise NotFinite(wrong)
+    return data
 
 
 def loads(data: bytes | str) -> Any:
@@ -36,7 +54,10 @@ def loads(data: bytes | str) -> Any:
 def encode(payload: Mapping[str, object]) -> bytes:
     """Return the payload as JSON; raises PayloadInvalid or PayloadTooLarge."""
     try:
-        data = dumps(payload)
+        data = dumps_finite(payload)
+    except NotFinite as error:
+        detail = "Must be a finite number."
+        raise PayloadInvalid(errors=[{"pointer": error.pointer, "detail": detail}]) from None
     except TypeError as error:
         raise PayloadInvalid(f"The payload cannot be written as JSON: {error}.") from error
     if len(data) > MAX_BYTES:
@@ -90,6 +111,23 @@ def job_id(key: str) -> str:
         raise PayloadInvalid(f"The key {key!r} is no Unicode text.") from None
     slug = _UNSAFE.sub("-", key).strip("-")[:60] or "key"
     return f"{slug}--{digest}"
+
+
+def _infinite(value: object, pointer: str) -> str | None:
+    """Return where a number is that JSON cannot say."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else pointer
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = enumerate(value)
+    elif is_dataclass(value):
+        parts = ((field.name, getattr(value, field.name)) for field in fields(value))
+    for name, part in parts:
+        if found := _infinite(part, f"{pointer}/{_escaped(name)}"):
+            return found
+    return None
 
 
 def _plain(value: object) -> object:

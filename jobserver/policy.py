@@ -216,7 +216,8 @@ def priority_of(value: Priority | int) -> Priority:
     if isinstance(value, str):
         _require(value in PRIORITIES, "priority", value, "high, normal, low or a whole number ≥ 0")
         return value
-    _require(value >= 0, "priority", value, "high, normal, low or a whole number ≥ 0")
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    _require(is_number, "priority", value, "high, normal, low or a whole number ≥ 0")
     if value == 0 or 3 < value <= 10:
         return "normal"
     return "high" if value <= 3 else "low"

@@ -106,7 +106,9 @@ def perform(server: Server, claim: Claim) -> Ending:
             result = job_type.function(**arguments)
             if stock:
                 stock.succeeded(result)
-        return Ending(claim=claim, word="completed", value=packed_value(payload.dumps(result)))
+        return Ending(
+            claim=claim, word="completed", value=packed_value(payload.dumps_finite(result))
+        )
     except BaseException as error:  # whatever a job raises is its end, not ours
         ending = ending_of(claim, error, job_type=job_type)
         if stock and ending.word in ("failed", "retry"):

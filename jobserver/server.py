@@ -23,6 +23,7 @@ from jobserver.config import Config
 from jobserver.errors import (
     ConfigInvalid,
     DeclarationInvalid,
+    FieldError,
     JobNotFound,
     KeyConflict,
     PayloadInvalid,
@@ -248,6 +249,10 @@ class Server:
         settings: Mapping[str, Any],
     ) -> EnqueueRequest:
         """Return the request for one job; raises PayloadInvalid, PayloadTooLarge."""
+        for name, given in (("key", key), ("call", call), ("owner", settings["owner"])):
+            if given is not None and not isinstance(given, str):
+                error: FieldError = {"pointer": f"#/{name}", "detail": "Must be a text."}
+                raise PayloadInvalid(errors=[error])
         encoded, own_key, limit_key = kind.prepare(values)
         key = key or own_key
         call = call or new_id()

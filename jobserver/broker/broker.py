@@ -390,10 +390,14 @@ class Broker:
 
     def paused(self) -> dict[str, tuple[float, str]]:
         """Return the paused queues with until when (Unix s, 0: for ever) and why."""
-        with available():
-            marks = cast("dict[bytes, bytes]", self.connection.hgetall(keys.PAUSED))
+        with available(), self.connection.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hgetall(keys.PAUSED)
+            (seconds, _), marks = pipe.execute()
         split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
-        return {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
+        found = {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
+        # The next claim takes away those whose time is up.
+        return {name: mark for name, mark in found.items() if mark[0] == 0 or mark[0] > seconds}
 
     def clean(self, queue: Queue, *, older_than: float, registries: Sequence[str]) -> int:
         """Purge jobs of a queue that ended `older_than` seconds ago; return how many."""

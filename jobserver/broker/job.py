@@ -49,6 +49,7 @@ REGISTRIES: Mapping[str, str] = {
     "failed": "failed",
     "canceled": "canceled",
 }
+ENVELOPE = 4096  # bytes of RQ's job data beside the payload, at most: function and type
 ENDED: frozenset[Status] = frozenset({"completed", "failed", "canceled"})
 
 # What a job's version is made of: every field that can change while somebody looks at the job.
@@ -151,7 +152,7 @@ def call_of(data: bytes | str) -> tuple[str, list[Any]]:
     raw = data.encode() if isinstance(data, str) else data
     if raw[:1] == b"\x78":  # RQ's own code writes data compressed
         try:
-            raw = zlib.decompress(raw)
+            raw = unpacked(raw, most=MAX_BYTES + ENVELOPE)
         except zlib.error as error:
             raise ValueError("the job's data is damaged") from error
     try:
@@ -239,7 +240,10 @@ def traceback_text(entry: Mapping[bytes, bytes]) -> str | None:
     encoded = entry.get(b"exc_string")
     if not encoded:
         return None
-    return zlib.decompress(base64.b64decode(encoded)).decode(errors="replace")
+    try:
+        return unpacked(base64.b64decode(encoded), most=MAX_BYTES).decode(errors="replace")
+    except ValueError as error:
+        return f"({error})"
 
 
 def utf8(text: str) -> bytes:
@@ -248,6 +252,20 @@ def utf8(text: str) -> bytes:
     An OSError over a file name that is no UTF-8 has such a text (PEP 383).
     """
     return text.encode(errors="backslashreplace")
+
+
+def unpacked(data: bytes, *, most: int) -> bytes:
+    """Return what zlib packed; raises zlib.error, and ValueError beyond `most` bytes.
+
+    A few bytes can stand for gigabytes: no more is unpacked than is accepted.
+    """
+    unpacker = zlib.decompressobj()
+    raw = unpacker.decompress(data, most + 1)
+    if len(raw) > most:
+        raise ValueError(f"it has more than {most} bytes unpacked")
+    if not unpacker.eof:
+        raise zlib.error("it ends too early")
+    return raw
 
 
 def packed_traceback(text: str) -> str:

@@ -218,6 +218,7 @@ def test_a_pause_ends_by_its_time(broker: Broker, redis: Redis, hand: Hand) -> N
     assert broker.paused() == {"q": (seconds + 60, "for a minute \\udcff")}
     assert hand.claim() == []
     broker.pause(Q, until=seconds - 0.5)
+    assert broker.paused() == {}
     assert hand.take().id == "a"
     assert broker.paused() == {}
     assert story(redis) == ["queued", "paused", "paused", "resumed", "claimed"]

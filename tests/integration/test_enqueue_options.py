@@ -21,10 +21,15 @@ from jobserver import JobServer, errors
         ({"at": "2030-01-01"}, "#/at"),
         ({"attempts": 10**30}, "#/attempts"),
         ({"timeout": 10**30}, "#/timeout"),
+        ({"key": 7}, "#/key"),
+        ({"call": 7}, "#/call"),
+        ({"owner": 7}, "#/owner"),
+        ({"priority": None}, "#/priority"),
+        ({"priority": 1.5}, "#/priority"),
     ],
     ids=repr,
 )
-def test_a_number_that_no_clock_or_counter_holds_is_refused(
+def test_an_option_that_cannot_work_is_refused(
     server: JobServer, redis: Redis, options: dict[str, Any], pointer: str
 ) -> None:
     with pytest.raises(errors.PayloadInvalid) as refused:

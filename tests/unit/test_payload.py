@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -77,6 +79,28 @@ def test_values_of_python_have_a_form_in_json(value: object, text: object) -> No
 def test_what_json_cannot_say_is_refused(value: object) -> None:
     with pytest.raises(errors.PayloadInvalid, match="cannot be written as JSON"):
         encode({"x": value})
+
+
+@dataclass
+class Price:
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("payload", "pointer"),
+    [
+        ({"a": math.nan}, "#/a"),
+        ({"a": None, "b": [1.5, {"c/d": (0, -math.inf)}]}, "#/b/1/c~1d/1"),
+        ({"a": Price(math.inf)}, "#/a/value"),
+    ],
+)
+def test_a_number_that_json_cannot_say_is_refused_by_its_field(
+    payload: dict[str, Any], pointer: str
+) -> None:
+    with pytest.raises(errors.PayloadInvalid) as refused:
+        encode(payload)
+    assert [error["pointer"] for error in refused.value.errors] == [pointer]
+    assert encode({"a": None, "b": [1.5, {"c": (0, "null")}]})
 
 
 def test_a_payload_that_holds_itself_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -188,7 +189,7 @@ def test_a_lower_number_is_never_served_after_a_higher_one(one: int, two: int) -
     assert order.index(priority_of(first)) <= order.index(priority_of(last))
 
 
-@pytest.mark.parametrize("wrong", [-1, "urgent", "High", ""])
+@pytest.mark.parametrize("wrong", [-1, "urgent", "High", "", None, 1.5, True, math.nan])
 def test_an_unknown_priority_is_refused(wrong: Any) -> None:
     with pytest.raises(errors.DeclarationInvalid, match="priority"):
         priority_of(wrong)

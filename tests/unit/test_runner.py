@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import time
 import zlib
@@ -29,9 +30,9 @@ from jobserver import (
     job,
 )
 from jobserver.broker import Claim, Ending
-from jobserver.broker.job import envelope
+from jobserver.broker.job import call_of, envelope
 from jobserver.outcomes import JobTimeout
-from jobserver.payload import dumps
+from jobserver.payload import MAX_BYTES, dumps
 from jobserver.runner import MESSAGE_CHARS, TRACEBACK_BYTES, perform, run
 from tests.engine_app import create_app
 
@@ -233,6 +234,24 @@ def test_data_that_rq_compressed_is_read(server: JobServer) -> None:
     data = zlib.compress(envelope("jobserver.runner.run", "engine_jobs.add", b'{"a":4}').encode())
     ending = perform(server, claim_of("engine_jobs.add", {}, data=data))
     assert base64.b64decode(ending.value) == b"4"
+
+
+def test_data_that_unpacks_beyond_any_payload_is_unreadable(server: JobServer) -> None:
+    bomb = zlib.compress(b" " * 50 * 1024 * 1024)
+    ending = perform(server, claim_of("engine_jobs.add", {}, data=bomb))
+    assert (ending.word, ending.error_type) == ("failed", "Unreadable")
+    assert "unpacked" in ending.error_message
+    largest = envelope("jobserver.runner.run", "engine_jobs.named", b" " * MAX_BYTES + b"{}")
+    assert call_of(zlib.compress(largest.encode()))[1] == ["engine_jobs.named", {}]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_result_with_a_number_that_json_cannot_say_fails(
+    server: JobServer, number: float
+) -> None:
+    ending = ends(server, lambda: {"rates": [1, number], "none": None})
+    assert ending.error_type == "NotFinite"
+    assert "#/rates/1" in ending.error_message
 
 
 def test_a_schema_that_fails_is_the_jobs_failure(server: JobServer) -> None:
