@@ -13,6 +13,7 @@ from flask.cli import AppGroup
 from jobserver import current, ledger, payload, token_commands
 from jobserver.errors import ConfigInvalid, JobServerError
 
+STATES = ("completed", "failed", "canceled")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -47,12 +48,46 @@ def scheduler(*, burst: bool) -> None:
 
 @commands.command()
 @click.argument("queues", nargs=-1)
+@click.option("--queues", "listed", default="", metavar="A,B", help="The same, in one word.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    help="Jobs at a time, of thread queues and of process queues each.",
+)
 @click.option("--burst", is_flag=True, help="Run what waits now and end.")
-def worker(*, queues: tuple[str, ...], burst: bool) -> None:
+@click.option("--max-jobs", type=click.IntRange(min=1), help="End after so many jobs.")
+def worker(
+    *,
+    queues: tuple[str, ...],
+    listed: str,
+    concurrency: int | None,
+    burst: bool,
+    max_jobs: int | None,
+) -> None:
     """Run the jobs of QUEUES, of all queues when none is named, as `rq worker` does."""
     from jobserver.worker import Worker
 
-    Worker(queues or ("default",)).work(burst=burst)
+    names = [*queues, *(name.strip() for name in listed.split(",") if name.strip())]
+    Worker(names or ["default"], concurrency=concurrency).work(burst=burst, max_jobs=max_jobs)
+
+
+@commands.command()
+@click.argument("queue")
+@click.option(
+    "--hours", type=click.FloatRange(min=0), default=24, show_default=True, help="Their least age."
+)
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES),
+    multiple=True,
+    default=STATES,
+    help="Only jobs of this state; may be repeated.",
+)
+def clean(*, queue: str, hours: float, states: tuple[str, ...]) -> None:
+    """Purge the jobs of QUEUE that ended so many hours ago."""
+    removed = current.server().clean(queue, older_than=hours * 3600, states=states)
+    click.echo(f"{removed} jobs purged from {queue}")
 
 
 @commands.command()

@@ -111,9 +111,20 @@ def perform(server: Server, claim: Claim) -> Ending:
         )
     except BaseException as error:  # whatever a job raises is its end, not ours
         ending = ending_of(claim, error, job_type=job_type)
-        if stock and ending.word in ("failed", "retry"):
-            return _stock_failure(server, ending, error, stock=stock, job_type=job_type)
+        if ending.word in ("failed", "retry"):
+            if stock:
+                ending = _stock_failure(server, ending, error, stock=stock, job_type=job_type)
+            if server.exception_handlers:
+                _handle(server, claim, error)
         return ending
+
+
+def _handle(server: Server, claim: Claim, error: BaseException) -> None:
+    try:
+        with server.app.app_context():
+            server.broker.stock_job(claim.id).handle(server.exception_handlers, error)
+    except Exception as raised:  # the handler's own, which changes nothing of the job's end
+        logger.error("an exception handler failed for job %s: %r", claim.id, raised)
 
 
 def _stock_failure(

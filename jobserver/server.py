@@ -18,6 +18,7 @@ from jobserver.broker.broker import BULK
 from jobserver.broker.job import REGISTRIES, STATUSES, envelope, payload_of, queue_of
 from jobserver.broker.listing import Attempt, Listing, Place, Wanted
 from jobserver.broker.overview import Overview, overview
+from jobserver.broker.stock import ExceptionHandler
 from jobserver.broker.workers import WorkerState, workers
 from jobserver.config import Config
 from jobserver.errors import (
@@ -58,6 +59,7 @@ class Server:
         if isinstance(jobs, str):
             raise DeclarationInvalid(f"jobs={jobs!r} is not accepted: use a list of modules")
         self._modules = tuple(jobs)
+        self.exception_handlers: tuple[ExceptionHandler, ...] = ()  # of `rq worker`
         self.db = db
 
     def configure(self, config: Config) -> None:

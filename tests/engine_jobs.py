@@ -106,6 +106,12 @@ def fail_slowly() -> None:
 
 
 @job(queue=THREADS)
+def say(text: str) -> str:
+    """Return a text."""
+    return text
+
+
+@job(queue=THREADS)
 def discard() -> None:
     """Fail for good at once."""
     raise Discard("no use")
@@ -167,6 +173,15 @@ def linger(seconds: float) -> int:
     return os.getpid()
 
 
+@job(queue=PROCESSES, policy=Policy(attempts=20, backoff=fixed(0), timeout=60))
+def linger_once(seconds: float) -> None:
+    """Take a while in the first attempt only."""
+    note("begin")
+    run = current_run()
+    if run and run.attempt == 1:
+        time.sleep(seconds)
+
+
 def on_success(job: RQJob, connection: Redis, result: object) -> None:
     """A callback of stock RQ's."""
     note(f"success {job.id} {result}")
@@ -185,3 +200,8 @@ def on_stopped(job: RQJob, connection: Redis) -> None:
 def on_success_badly(job: RQJob, connection: Redis, result: object) -> None:
     """A callback of stock RQ's that fails."""
     raise LookupError("no receipt")
+
+
+def on_exception(job: RQJob, *error: object) -> None:
+    """An exception handler of stock RQ's."""
+    note(f"handled {job.id} {error[1]}")

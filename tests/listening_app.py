@@ -11,7 +11,7 @@ from tests.engine_jobs import note
 def create_app() -> Flask:
     """Return the app by the configuration in the environment."""
     app = Flask("listening_app")
-    JobServer(app, jobs=["tests.engine_jobs", "tests.listening_app"])
+    JobServer(app, jobs=["tests.engine_jobs", "tests.misbehaving_jobs", "tests.listening_app"])
     return app
 
 

@@ -24,6 +24,7 @@
 | jobserver:claim:<token> | string | number of the last claim in a worker's life |
 | jobserver:limit:<rate key> | hash | until (ms), jobs put off meanwhile; expires then |
 | jobserver:aftermath | zset | `<word>:<id>` of ends that RQ's code has to do with, by when (ms) |
+| rq:suspended | string | set by `rq suspend`: nothing is claimed |
 | jobserver:paused | hash | queue → `<until ms, 0 for ever> <reason>` |
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
 | jobserver:entries | hash | recurring entries as JSON, by id |

@@ -6,9 +6,9 @@ What RQ keeps private has no public name in rq 3.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from redis import Redis
 from redis.exceptions import WatchError
@@ -22,6 +22,7 @@ from rq.exceptions import NoSuchJobError
 from rq.group import Group
 from rq.job import Job as RQJob
 from rq.job import JobStatus
+from rq.job_lifecycle import call_exception_handlers
 from rq.rate_limit import release_slot
 from rq.registry import ReadyJobRegistry
 from rq.repeat import Repeat
@@ -31,6 +32,8 @@ from rq.timeouts import TimerDeathPenalty
 from jobserver.broker import keys
 
 Word = Literal["finished", "failed", "stopped", "canceled"]
+
+ExceptionHandler = Callable[..., Any]
 
 TRIES = 5  # of a transaction that others disturb
 LOOK = 500  # deferred jobs of an RQ queue that one look checks
@@ -90,6 +93,10 @@ class StockJob:
         except BaseException as raised:  # it is the run's end, as the job's own would be
             return raised
         return error
+
+    def handle(self, handlers: Sequence[ExceptionHandler], error: BaseException) -> None:
+        """Call RQ's exception handlers, until one returns what is false."""
+        call_exception_handlers(handlers, self._job, type(error), error, error.__traceback__)
 
     def ended(self, word: Word) -> None:
         """Free its slot in RQ's rate limit, send its webhooks."""

@@ -24,7 +24,7 @@ from jobserver.ids import new_id
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention
 from jobserver.worker.aftermath import Aftermath
-from jobserver.worker.processes import GRACE, Processes
+from jobserver.worker.processes import BY_ORDER, GRACE, Processes
 from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
 
@@ -107,6 +107,7 @@ class Dispatcher:
         self._running: Counter[str] = Counter()  # runs held, by queue
         self._started: dict[str, float] = {}
         self._shown: set[str] = set()
+        self._orders: deque[Callable[[], None]] = deque()
         self._look = Timer(POLL)
         self._request = 0
         self._repeat: int | None = None  # the first claim that was not answered
@@ -151,6 +152,28 @@ class Dispatcher:
         at = time.monotonic() + within
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
 
+    def order(self, command: Callable[[], None]) -> None:
+        """Have the dispatcher's own thread do something, soon; safe from any thread."""
+        self._orders.append(command)
+        self.wake()
+
+    def holds(self, job_id: str, exec_id: str = "") -> bool:
+        """Return whether this worker runs a job, in this execution if one is named."""
+        held = list(self.held.values())
+        return any(claim.id == job_id and exec_id in ("", claim.exec) for claim in held)
+
+    def stop_job(self, job_id: str) -> None:
+        """End a job that has been canceled by force, at once."""
+        for claim in self.held.values():
+            if claim.id == job_id:
+                self._canceled[claim.exec] = time.monotonic()
+                self._force(claim)
+
+    def kill_processes(self) -> None:
+        """Kill the processes of all jobs that run; they have failed, and are retried by policy."""
+        for claim in self.held.values():
+            self.processes.interrupt(claim, BY_ORDER)
+
     def run(
         self, *, burst: bool = False, max_jobs: int | None = None, max_idle: float | None = None
     ) -> int:
@@ -160,6 +183,8 @@ class Dispatcher:
         while True:
             now = time.monotonic()
             self.watchdog.pat(now)
+            while self._orders:
+                self._orders.popleft()()
             if now >= self._retry_at and now >= self._chores_due:
                 self._do_chores(now)
             if self._poll.is_up(now):
@@ -170,8 +195,9 @@ class Dispatcher:
             self._wants_work = self._wants_work and most > 0
             while self._has_to_say() and self._send(most=most):
                 most = self._most(max_jobs)
-            if self.held or self._pending or self._sent:
+            if self.held or self._pending:
                 idle_since = now
+            if self.held or self._pending or self._sent:
                 if self._stop_at is not None and now >= self._stop_at:
                     self._put_back()
             else:
@@ -432,13 +458,16 @@ class Dispatcher:
             claim = entries[entry]
             due = self._canceled.setdefault(claim.exec, time.monotonic() + GRACE)
             if time.monotonic() >= due:
-                self.processes.interrupt(claim, "canceled")
-                if ending := self.threads.cancel(claim):
-                    self._pending.append(ending)
+                self._force(claim)
         for entry in lost & set(entries):
             claim = entries[entry]
             logger.warning("Job %s: the lease was lost, its end will not count", claim.id)
             self.processes.interrupt(claim, "lease lost")
+
+    def _force(self, claim: Claim) -> None:
+        self.processes.interrupt(claim, "canceled")
+        if ending := self.threads.cancel(claim):
+            self._pending.append(ending)
 
     def _show(self) -> None:
         since = time.monotonic() - SHOWN

@@ -24,6 +24,7 @@ from jobserver.worker.template import Death, Template
 
 JOBS_PER_CHILD = 1000  # then it is replaced, whatever it leaked
 GROWTH_MIB = 200  # beyond what it started with: it is replaced after the job
+BY_ORDER = "killed by order"
 GRACE = 5.0  # seconds between the timeout inside the child and SIGKILL
 
 logger = logging.getLogger("jobserver.worker")
@@ -152,6 +153,8 @@ class Processes:
             return Ending(claim=claim, word="release", reason="worker shut down")
         timed_out = killed_for == "timeout"
         died = "ProcessDied" if death else "ProcessNotStarted"  # the first counts towards poison
+        if killed_for == BY_ORDER:
+            died = "ProcessKilled"
         return failure(
             claim,
             text=f"The job's process ended: {how}",

@@ -15,6 +15,7 @@ from redis import Redis
 from rq import Queue as RQQueue
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import BaseWorker, WorkerStatus
 from rq.worker.base import DequeueStrategy
 
@@ -29,7 +30,9 @@ from jobserver.policy import Queue
 from jobserver.server import Server
 from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.dispatcher import Dispatcher
+from jobserver.worker.orders import Orders
 from jobserver.worker.processes import Processes, work
+from jobserver.worker.rq_options import unused
 from jobserver.worker.template import Template
 from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
@@ -52,14 +55,21 @@ class Worker(BaseWorker):
         queues: Sequence[RQQueue | str],
         name: str | None = None,
         connection: Redis | None = None,
+        concurrency: int | None = None,
         **options: Any,
     ) -> None:
+        """Take what `rq worker` passes; `concurrency` is how many jobs run here at a time.
+
+        It counts jobs of thread queues and jobs of process queues apart.
+        """
         # The template is forked from here: before threads, and before the app has connections.
         self.server: Server = current.server()
         if connection is None:
             connection = self.server.broker.connection
         names = [queue if isinstance(queue, str) else queue.name for queue in queues]
         self.served = _served(self.server, names)
+        self._concurrency = concurrency
+        self._unused = unused(options)
         own = sibling(connection, timeout=TIMEOUT)
         options.update(serializer=JSONSerializer, queue_class=RQQueue, job_class=None)
         origins = [origin for queue in self.served for origin in queue.origins] if queues else []
@@ -71,6 +81,7 @@ class Worker(BaseWorker):
         )
         self._last_statistics = time.monotonic()
         self._reported = (0, 0, 0.0)
+        self._is_suspended = False
 
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # RQ would set a timeout of minutes, for its BLPOP
@@ -93,7 +104,10 @@ class Worker(BaseWorker):
         level = logging_level or self.server.config.log_level
         logging.basicConfig(level=level, format=log_format, datefmt=date_format, stream=sys.stderr)
         logging.getLogger("jobserver").setLevel(level)
+        for line in (*self._unused, *unused({"dequeue_strategy": dequeue_strategy})):
+            logger.warning(line)
         config = self.server.config
+        self.server.exception_handlers = tuple(self._exc_handlers)  # before children are forked
         template = Template(work(self.server))
         broker = Broker(
             sibling(self.connection, timeout=TIMEOUT), events_max_mib=config.events_max_mib
@@ -125,16 +139,21 @@ class Worker(BaseWorker):
         )
         self._listen(dispatcher)
         processes.warm(config.worker_processes)
+        orders = Orders(
+            self.server, sibling(self.connection, timeout=TIMEOUT), dispatcher, name=self.name
+        )
         with available():
             self.register_birth()  # type: ignore[no-untyped-call]  # RQ types it not
         self._warn_of_eviction()
         logger.info("Queue Worker is now running: %s on %s", self.name, ", ".join(self._names()))
         try:
             aftermath.start()
+            orders.start()
             done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
             while burst and aftermath.settle():  # it may have made new jobs
                 done = dispatcher.run(burst=True, max_jobs=max_jobs, max_idle=max_idle_time)
         finally:
+            orders.close()
             aftermath.close()
             self.server.listeners.close(within=LISTENING)
             watchdog.close()
@@ -152,14 +171,15 @@ class Worker(BaseWorker):
 
     @property
     def _process_slots(self) -> int:
-        return self.server.config.worker_processes if self._has("process") else 0
+        return self._slots("process", self.server.config.worker_processes)
 
     @property
     def _thread_slots(self) -> int:
-        return self.server.config.worker_concurrency if self._has("thread") else 0
+        return self._slots("thread", self.server.config.worker_concurrency)
 
-    def _has(self, executor: str) -> bool:
-        return any(queue.executor == executor for queue in self.served)
+    def _slots(self, executor: str, configured: int) -> int:
+        is_served = any(queue.executor == executor for queue in self.served)
+        return (self._concurrency or configured) if is_served else 0
 
     def _listen(self, dispatcher: Dispatcher) -> None:
         def stop(signum: int, frame: FrameType | None) -> None:
@@ -177,7 +197,9 @@ class Worker(BaseWorker):
         tally = dispatcher.tally
         failed = tally["failed"] + tally["retry"]
         now = (tally["completed"], failed, dispatcher.busy_seconds)
-        state = WorkerStatus.BUSY if dispatcher.held else WorkerStatus.IDLE
+        state = WorkerStatus.SUSPENDED if self._is_suspended else WorkerStatus.IDLE
+        if dispatcher.held:
+            state = WorkerStatus.BUSY
         with available(), self.connection.pipeline(transaction=False) as pipe:
             self.heartbeat(pipeline=pipe)
             pipe.hset(self.key, mapping={**self.serialize(), "state": state})
@@ -187,7 +209,8 @@ class Worker(BaseWorker):
             pipe.hincrby(self.key, "failed_job_count", now[1] - self._reported[1])
             pipe.hincrbyfloat(self.key, "total_working_time", now[2] - self._reported[2])
             pipe.sadd(self.redis_workers_keys, self.key)
-            pipe.execute()
+            pipe.exists(WORKERS_SUSPENDED)
+            self._is_suspended = bool(pipe.execute()[-1])
         self._reported = now
         if time.monotonic() - self._last_statistics >= STATISTICS:
             self._last_statistics = time.monotonic()

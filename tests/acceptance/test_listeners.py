@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from jobserver import JobServer
+from jobserver import JobServer, fixed
 from tests.acceptance.conftest import StartWorker, wait_until
 from tests.engine_jobs import journal
 
@@ -19,7 +19,9 @@ def heard() -> list[str]:
 def test_listeners_hear_of_each_end(server: JobServer, start_worker: StartWorker) -> None:
     good = server.enqueue("engine_jobs.add", {"a": 1})
     bad = server.enqueue("engine_jobs.fail")
-    crash = server.enqueue("engine_jobs.crash")
+    crash = server.enqueue(
+        "misbehaving_jobs.misbehave_in_process", {"how": "kill"}, attempts=20, backoff=fixed(0)
+    )
     running = server.enqueue("engine_jobs.linger", {"seconds": 1})
     worker = start_worker(**APP)
     wait_until(lambda: server.fetch(running.id).status == "active")

@@ -116,6 +116,8 @@ for i = 1, #marks, 2 do
   end
 end
 
+if call('EXISTS', RQ .. 'suspended') == 1 then return jobs end -- `rq suspend`
+
 local ready = false -- the queues that have waiting jobs; stock tools, which say nothing, need a look
 if ARGV[7] ~= '1' then
   ready = {}
