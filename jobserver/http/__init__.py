@@ -15,6 +15,7 @@ from jobserver.http import (
     polling,
     queue_admin,
     queues_v1,
+    scripts,
     types_v1,
     workers_v1,
 )
@@ -33,6 +34,7 @@ MODULES = (
     polling,
     queue_admin,
     queues_v1,
+    scripts,
     types_v1,
     workers_v1,
 )
