@@ -1,30 +1,14 @@
-"""The application factory: records, job server, and the routes of every system."""
+"""The application factory: records and job server; the routes are in site.py."""
 
 from pathlib import Path
 
-from flask import Blueprint, Flask
+from flask import Flask
 
 from jobs import records
-from jobs.follows import cli as follows_cli
-from jobs.follows import pages
-from jobs.follows.routes import follows, shops
-from jobs.integrations.routes import webhooks
-from jobs.orders.routes import orders
 from jobs.records import db, migrate
-from jobs.sellers.routes import status as job_status
 from jobs.settings import Settings
-from jobs.users.routes import jobs as user_sync
-from jobserver import JobServer, Role
+from jobserver import JobServer
 
-# The routes of every system, and the role that they take.
-BLUEPRINTS: tuple[tuple[Blueprint, Role | None], ...] = (
-    (follows, "user"),
-    (shops, "user"),
-    (orders, "user"),
-    (job_status, "viewer"),
-    (user_sync, "viewer"),
-    (webhooks, None),  # each platform proves itself by a signature
-)
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -45,11 +29,5 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     records.init_app(app)
     migrate.init_app(app)
-    server = JobServer(app, jobs=["jobs", "jobs.queues"], db=db, config=settings)
-    for blueprint, role in BLUEPRINTS:
-        server.protect(blueprint, role=role, seed=True)
-        app.register_blueprint(blueprint)
-    server.protect(pages.home, role="user", page=True)
-    app.register_blueprint(pages.home)
-    app.cli.add_command(follows_cli.commands)
+    JobServer(app, jobs=["jobs", "jobs.queues"], db=db, routes="jobs.site", config=settings)
     return app

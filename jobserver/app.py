@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from flask import Blueprint, Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from jobserver import admin, cli, http
+from jobserver import current
 from jobserver.auth import GATE, Gate, Principal, PrincipalHook, Role
 from jobserver.config import Config
 from jobserver.current import EXTENSION
@@ -18,13 +20,23 @@ from jobserver.errors import DeclarationInvalid
 from jobserver.ledger.tokens import Tokens
 from jobserver.server import Server
 
+if TYPE_CHECKING:
+    from contextlib import _GeneratorContextManager
+    from types import ModuleType
+
+    from jobserver.ledger import Action
+
+P = ParamSpec("P")
+View = TypeVar("View", bound=Callable[..., Any])
+
 
 class JobServer(Server):
     """The job server of a Flask app: `JobServer(app, jobs=["shop.jobs"], db=db)`, or `init_app`.
 
     `jobs` names the modules that declare job types; of a package, every submodule called `jobs`.
     `db` is the app's Flask-SQLAlchemy. All routes lie below `url_prefix`. `principal` is called in
-    every request and returns who is asking by the app's own reckoning, or None.
+    every request and returns who is asking by the app's own reckoning, or None. `routes` names the
+    module whose `register(app)` adds the app's own routes: workers don't import it.
     """
 
     describe = staticmethod(describe)
@@ -37,6 +49,7 @@ class JobServer(Server):
         db: object = None,
         url_prefix: str = "",
         principal: PrincipalHook | None = None,
+        routes: str | None = None,
         config: Config | None = None,
     ) -> None:
         super().__init__(jobs=jobs, db=db)
@@ -46,6 +59,7 @@ class JobServer(Server):
             )
         self._url_prefix = url_prefix
         self._principal = principal
+        self._routes = routes
         self._given_config = config
         if app is not None:
             self.init_app(app)
@@ -62,6 +76,9 @@ class JobServer(Server):
         server.app = app
         server.configure(config)
         app.extensions[EXTENSION] = server
+        if not current.answers_requests():
+            app.wsgi_app = _refuse  # type: ignore[assignment, method-assign]  # nothing is protected
+            return
         app.extensions[GATE] = Gate(
             config,
             tokens=Tokens(server.db),
@@ -72,13 +89,41 @@ class JobServer(Server):
             app.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # as Flask's documentation does
                 app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops, x_prefix=hops
             )
-        http.register(app, url_prefix=self._url_prefix)
-        admin.register(app, url_prefix=self._url_prefix)
-        app.cli.add_command(cli.commands)
+        _part("http").register(app, url_prefix=self._url_prefix)
+        _part("admin").register(app, url_prefix=self._url_prefix)
+        app.cli.add_command(_part("cli").commands)
+        if self._routes:
+            importlib.import_module(self._routes).register(app)
 
-    needs = staticmethod(http.needs)
-    operator_action = staticmethod(http.operator_action)
-    idempotent = staticmethod(http.idempotent)
+    @staticmethod
+    def needs(role: Role, *, owners: bool = False) -> Callable[[View], View]:
+        """Ask another role for one route than its blueprint does; goes next to the function.
+
+        With `owners` a `user` is admitted too, and the route sees to it that the job is their own.
+        """
+        marked: Callable[[View], View] = _part("http").needs(role, owners=owners)
+        return marked
+
+    @staticmethod
+    def operator_action(
+        action: str, *, role: Role = "operator", target: str | None = None
+    ) -> _GeneratorContextManager[Action]:
+        """Admit only who may do what `role` may, then record who did this, and what came of it.
+
+        Decorates a view of a protected blueprint (below the route), or surrounds the verb inside
+        one; the action that it yields takes a `detail`. The target is the path's arguments, if not
+        given.
+        """
+        acting: _GeneratorContextManager[Action] = _part("http").operator_action(
+            action, role=role, target=target
+        )
+        return acting
+
+    @staticmethod
+    def idempotent(view: Callable[P, Any]) -> Callable[P, Any]:
+        """Decorate a view that creates, right below its route: an Idempotency-Key is honoured."""
+        once: Callable[P, Any] = _part("http").idempotent(view)
+        return once
 
     @staticmethod
     def protect(
@@ -96,16 +141,26 @@ class JobServer(Server):
         nothing.
         """
         if page:
-            admin.protect(blueprint, role=role or "viewer")
+            _part("admin").protect(blueprint, role=role or "viewer")
         else:
-            http.protect(blueprint, role=role, seed=seed)
+            _part("http").protect(blueprint, role=role, seed=seed)
 
     @staticmethod
     def principal() -> Principal:
         """Return who is asking; only inside a route that `protect` guards."""
-        return http.principal()
+        asking: Principal = _part("http").principal()
+        return asking
 
     @staticmethod
     def csrf_token() -> str:
         """Return what a signed-in page's writes must send as `X-CSRF-Token` or `csrf_token`."""
-        return admin.csrf_token()
+        return str(_part("admin").csrf_token())
+
+
+def _part(name: str) -> ModuleType:
+    # Not at the top: a worker answers no requests, and these take half of its memory.
+    return importlib.import_module(f"jobserver.{name}")
+
+
+def _refuse(*_: object) -> Any:
+    raise RuntimeError("this process was loaded without routes: it answers no requests")

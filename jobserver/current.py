@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EXTENSION = "jobserver"
 
+_answers_requests = True
+
 
 def server() -> Server:
     """Return the server of the current application, of JOBSERVER_APP outside of an app context."""
@@ -31,6 +33,17 @@ def application() -> Flask:
     if has_app_context():
         return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
     return _load(Config.from_env().app)
+
+
+def answers_requests() -> bool:
+    """Return whether this process may have to answer requests: workers don't."""
+    return _answers_requests
+
+
+def answer_no_requests() -> None:
+    """Load applications without their routes from here on, and without what only those need."""
+    global _answers_requests
+    _answers_requests = False
 
 
 @cache

@@ -63,6 +63,7 @@ class Worker(BaseWorker):
         It counts jobs of thread queues and jobs of process queues apart.
         """
         # The template is forked from here: before threads, and before the app has connections.
+        current.answer_no_requests()
         self.server: Server = current.server()
         if connection is None:
             connection = self.server.broker.connection
