@@ -37,6 +37,7 @@ ADMIN = "admin"  # the name of who has the admin token; no other token has it
 
 _RANK: dict[Role, int] = {"user": 0, "viewer": 1, "operator": 2, "admin": 3}
 _PORT = re.compile(r":\d*$")
+_FORWARDED = ("Forwarded", "X-Forwarded", "X-Real-Ip", "Via")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 logger = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ def is_local(request: Request) -> bool:
 
     The Host must be local too, or a name rebound to 127.0.0.1 would let any web page in.
     """
-    if any(name.startswith(("Forwarded", "X-Forwarded-")) for name, _ in request.headers):
+    if any(name.startswith(_FORWARDED) for name, _ in request.headers):
         return False
     before_proxy_fix = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
     host = _PORT.sub("", request.host).strip("[]")

@@ -35,6 +35,7 @@ class JobType:
     key: str | None = field(default=None, kw_only=True)
     limit_key: str | None = field(default=None, kw_only=True)
     example: Mapping[str, object] | None = field(default=None, kw_only=True)
+    users: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         # It is shown by help() and read by inspect.signature() as the function that it wraps.
@@ -90,11 +91,13 @@ def job(
     example: Mapping[str, object] | None = None,
     policy: Policy | None = None,
     name: str | None = None,
+    users: bool = False,
 ) -> Callable[[Callable[..., Any]], JobType]:
     """Declare a job type. `key` is a template over the payload (`"follow-{follow_id}"`).
 
     So is `limit_key` (`"shopify-{shop_id}"`): what jobs of one rate limit have in common, whatever
-    their types and queues; see RateLimited.
+    their types and queues; see RateLimited. With `users`, who has the role `user` may enqueue it
+    over HTTP, with any payload; else that takes an operator.
 
     The name is `<system>.<function>`: the system is the last part of the module's name, or, for a
     module called `jobs`, the package it lies in. Raises DeclarationInvalid.
@@ -111,6 +114,7 @@ def job(
             key=key,
             limit_key=limit_key,
             example=example,
+            users=users,
         )
         _check(job_type)
         return job_type

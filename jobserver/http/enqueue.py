@@ -18,7 +18,7 @@ from marshmallow import (
 from jobserver import current
 from jobserver.auth import Principal
 from jobserver.broker import EnqueueRequest
-from jobserver.errors import JobNotFound, KeyConflict, PayloadInvalid
+from jobserver.errors import Forbidden, JobNotFound, KeyConflict, PayloadInvalid
 from jobserver.http.schemas import Number, WholeNumber
 from jobserver.policy import CENTURY, MOST, PRIORITIES, Backoff
 
@@ -113,9 +113,12 @@ class AcceptedSchema(Schema):
 def prepared(order: Mapping[str, Any], *, asker: Principal, call: str | None) -> EnqueueRequest:
     """Return the request for one JobRequest; raises what `JobServer.enqueue` raises.
 
-    A `user` becomes the owner of the job, and is refused a key that another's job holds.
+    A `user` becomes the owner of the job, and is refused types that are not for users, keys other
+    than the type's own, and one that another's job holds.
     """
     server = current.server()
+    if asker.role == "user":
+        _check_user(order)
     try:
         request = server.prepared(
             order["type"], order["payload"], owner=asker.owner, call=call, **order["options"]
@@ -131,6 +134,14 @@ def prepared(order: Mapping[str, Any], *, asker: Principal, call: str | None) ->
     if asker.role == "user":
         _check_holder(request, asker=asker)
     return request
+
+
+def _check_user(order: Mapping[str, Any]) -> None:
+    if not current.server().registry.job_type(order["type"]).users:
+        raise Forbidden(f"Jobs of the type {order['type']!r} are not for users to make.")
+    if "key" in order["options"]:
+        # It could be the one that the application's own job is about to have.
+        raise Forbidden("A user's jobs have the keys that their types declare.")
 
 
 def _check_holder(request: EnqueueRequest, *, asker: Principal) -> None:

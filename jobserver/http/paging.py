@@ -7,12 +7,12 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import current_app, request
+from flask import request
 from itsdangerous import BadSignature, URLSafeSerializer
 from marshmallow import Schema, fields, validate
 
-from jobserver import current
 from jobserver.errors import PayloadInvalid
+from jobserver.http import guard
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 200
@@ -72,6 +72,4 @@ def page(
 
 
 def _signer(of: str) -> URLSafeSerializer:
-    config = current.server().config
-    secret = config.secret_key or current_app.secret_key or config.admin_token or ""
-    return URLSafeSerializer(secret, salt=f"jobserver.cursor {of}")
+    return URLSafeSerializer(guard.gate().signing_key(), salt=f"jobserver.cursor {of}")

@@ -30,7 +30,13 @@ class Letter(Schema):
     text = fields.String(load_default="")
 
 
-@job(queue=MAIL, schema=Letter, key="letter-{to}", policy=Policy(attempts=2, backoff=fixed(40)))
+@job(
+    queue=MAIL,
+    schema=Letter,
+    key="letter-{to}",
+    policy=Policy(attempts=2, backoff=fixed(40)),
+    users=True,
+)
 def send_letter(*, to: str, text: str = "") -> dict[str, Any]:
     """Send a letter; returns {"sent": to}."""
     if text == "lost":

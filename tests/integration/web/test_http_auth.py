@@ -232,6 +232,8 @@ def test_auth_off_admits_this_machine(make_shop: MakeShop, peer: str) -> None:
         ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}),
         ("127.0.0.1", {"X-Forwarded-Proto": "https"}),
         ("127.0.0.1", {"Forwarded": "for=127.0.0.1"}),
+        ("127.0.0.1", {"x-real-ip": "127.0.0.1"}),
+        ("127.0.0.1", {"Via": "1.1 proxy"}),
         ("127.0.0.1", {"Host": "evil.example"}),
         ("127.0.0.1", {"Host": "evil.example:127"}),
         ("127.0.0.1", {"Host": "["}),

@@ -337,3 +337,14 @@ def test_the_memory_of_tokens_is_bounded(shop: Flask, monkeypatch: pytest.Monkey
     for number in range(10):
         assert known.named(f"nobody-{number}") is None
     assert len(known._seen) == 3
+
+
+def test_a_user_makes_jobs_of_types_for_users_under_their_own_keys(
+    shop: Flask, server: JobServer, visitor: FlaskClient
+) -> None:
+    headers = {"Authorization": f"Bearer {make(shop, 'front', 'user', '--owner', '7')}"}
+    letter = {"type": "shop.send_letter", "payload": {"to": "ada"}}
+    made = visitor.post("/engine/api/v1/jobs", json=letter, headers=headers)
+    assert (made.status_code, server.fetch("letter-ada").owner) == (202, "7")
+    keyed = {**letter, "options": {"key": "the-shops-own"}}
+    assert visitor.post("/engine/api/v1/jobs", json=keyed, headers=headers).status_code == 403
