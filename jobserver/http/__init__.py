@@ -43,6 +43,7 @@ MODULES = (
 def register(app: Flask, *, url_prefix: str = "") -> None:
     """Add the engine's API routes to an app, below a prefix of its choice."""
     guard.install(app)
+    app.url_map.converters[monitoring.QUEUE_NAME] = monitoring.QueueNameConverter
     for module in MODULES:
         blueprint = module.blueprint()
         app.register_blueprint(blueprint, url_prefix=f"{url_prefix}{blueprint.url_prefix or ''}")

@@ -236,6 +236,9 @@ def _prefixes(app: Flask) -> dict[str, AnyBlueprint]:
     for rule in app.url_map.iter_rules():
         blueprint = app.blueprints.get(rule.endpoint.rpartition(".")[0])
         head = rule.rule.partition("<")[0].rstrip("/")
-        if blueprint is not None and blueprint in _protected and head:
+        if blueprint is None or blueprint not in _protected or not head:
+            continue
+        # Of two that share a prefix the seed's wins: its clients look for `success`.
+        if head not in prefixes or _protected[blueprint].seed:
             prefixes[head] = blueprint
     return prefixes

@@ -7,12 +7,15 @@ from typing import Any
 
 from flask import Response
 from marshmallow import Schema, fields, validate
+from werkzeug.routing import Map, UnicodeConverter
 
 from jobserver import current
 from jobserver.auth import Role
 from jobserver.http import guard, seeds
 from jobserver.http.blueprint import Blueprint
 from jobserver.server import Server
+
+QUEUE_NAME = "jobserver_queue_name"  # the converter's name in an app
 
 # What is done, the role it takes, what the answer says, and the verb.
 Verb = Callable[[Server, str], int]
@@ -22,6 +25,17 @@ ACTIONS: dict[str, tuple[Role, str, Verb]] = {
     "empty": ("admin", "emptied", Server.empty),
     "clean": ("admin", "cleaned", Server.sweep),
 }
+
+
+class QueueNameConverter(UnicodeConverter):
+    """What may name a queue in a path: not the name of a path beside it.
+
+    Else the router would say that `/monitoring` can be posted to.
+    """
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map)
+        self.regex = f"(?!monitoring$){self.regex}"
 
 
 class AllQueuesSchema(Schema):
@@ -110,7 +124,7 @@ def blueprint() -> Blueprint:
         message = f"{retried} failed jobs of queue {name} are queued again"
         return seeds.done(message, status=202, retried=retried)
 
-    @routes.get("/<queue>")
+    @routes.get(f"/<{QUEUE_NAME}:queue>")
     @routes.response(200, QueueMonitoringSchema)
     def show_queue(queue: str) -> Response:
         """Count the jobs of one queue, and list its latest failed ones."""
@@ -122,7 +136,7 @@ def blueprint() -> Blueprint:
         }
         return seeds.answer({"success": True, "data": data})
 
-    @routes.post("/<queue>")
+    @routes.post(f"/<{QUEUE_NAME}:queue>")
     @routes.arguments(ActionSchema, location="query")
     @routes.response(200, seeds.RemovedSchema)
     @guard.needs("operator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def operations(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 def protected(app: Flask) -> set[tuple[str, str]]:
     """Every method of every rule that `protect` guards as API."""
     return {
-        (rule.rule.replace("<int:", "<").replace("<", "{").replace(">", "}"), method.lower())
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
         if (blueprint := app.blueprints.get(rule.endpoint.rpartition(".")[0])) is not None
         if guard.protection_of(blueprint) is not None

@@ -143,6 +143,15 @@ def test_failed_lists_what_failed_last_first(
     assert viewer.get("/app/job-status/failed?limit=1").get_json()["count"] == 1
 
 
+def test_recent_lists_as_many_as_are_asked_for(
+    viewer: FlaskClient, server: JobServer, hand: Hand
+) -> None:
+    server.broker.enqueue([fetching(str(number)) for number in range(105)])
+    hand.end_many([(claim, "completed") for claim in hand.claim(threads=105)])
+    assert viewer.get("/app/job-status/recent").get_json()["count"] == 100
+    assert viewer.get("/app/job-status/recent?limit=104").get_json()["count"] == 104
+
+
 @pytest.mark.parametrize("path", ["recent", "failed"])
 def test_lists_may_be_empty(viewer: FlaskClient, path: str) -> None:
     response = viewer.get(f"/app/job-status/{path}")

@@ -156,10 +156,10 @@ def test_an_unknown_queue_is_not_found(ask_as: Any, server: JobServer, path: str
     ]
     if name != "monitoring":  # that is a path of its own
         asked.append(admin.get(f"/api/jobs/{name}"))
-    asked += [
-        admin.post(f"/api/jobs/{name}?action={action}")
-        for action in ("pause", "resume", "empty", "clean")
-    ]
+        asked += [
+            admin.post(f"/api/jobs/{name}?action={action}")
+            for action in ("pause", "resume", "empty", "clean")
+        ]
     for more in ({}, {"jobId": "bad"}):
         asked.append(admin.post(RETRY, json={"queueName": name} | more))
     for response in asked:
@@ -231,6 +231,18 @@ def test_a_route_answers_nothing_but_its_methods(ask_as: Any, route: Route) -> N
     response = ask_as("admin").delete(route.path)
     assert_problem(response, 405)
     assert route.method in response.headers["Allow"]
+
+
+def test_a_path_beside_the_queues_is_no_queue(ask_as: Any) -> None:
+    admin = ask_as("admin")
+    for response in (
+        admin.post("/api/jobs/monitoring?action=empty"),
+        admin.options("/api/jobs/monitoring"),
+    ):
+        assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+    assert_problem(admin.post("/api/jobs/monitoring?action=empty"), 405)
+    assert_problem(admin.post("/api/jobs/Monitoring-2?action=empty"), 404)
+    assert_problem(admin.get("/api/jobs/monitorin"), 404)
 
 
 def test_a_webhook_needs_no_role_and_is_not_built_yet(ask_as: Any) -> None:
