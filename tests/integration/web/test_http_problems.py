@@ -47,6 +47,7 @@ ERRORS = [
     (errors.Unauthorized, 401),
     (errors.Forbidden, 403),
     (errors.JobNotFound, 404),
+    (errors.CallbackRefused, 404),
     (errors.UnknownQueue, 404),
     (errors.UnknownJobType, 404),
     (errors.TokenNotFound, 404),
