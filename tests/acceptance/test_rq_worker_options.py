@@ -19,6 +19,7 @@ from rq.command import (
 from rq.job import Callback
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
+from rq.worker import Worker as RQWorker
 
 from jobserver import JobServer
 from tests.acceptance.conftest import ROOT, StartWorker, ended, wait_until
@@ -84,6 +85,23 @@ def test_a_worker_logs_as_much_as_it_is_told(
         assert re.search(rf'{long.id} completed .*: "x{{59}}… \(502 bytes\)', log)
 
 
+OFTEN = """
+import jobserver.worker.worker as module
+module.STATISTICS = 0.0
+module.Worker(["default"]).work(max_idle_time=2)
+"""
+
+
+def test_a_worker_tells_its_statistics(server: JobServer) -> None:
+    server.enqueue_many("engine_jobs.add", [{"a": number} for number in range(5)])
+    server.enqueue("engine_jobs.discard")
+    server.enqueue("engine_jobs.snooze", {"seconds": 3600})
+    done = subprocess.run(
+        [sys.executable, "-c", OFTEN], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert "Worker statistics: 5 completed, 1 failed, 1 put off, 0 running" in done.stderr
+
+
 def test_flask_jobs_worker_takes_queues_concurrency_and_a_number_of_jobs(
     server: JobServer, redis: Redis
 ) -> None:
@@ -146,6 +164,11 @@ def test_a_worker_obeys_rqs_commands(
     resume(redis)
     wait_until(lambda: server.fetch(later.id).is_ended)
     wait_until(lambda: len(journal()) == 2)
+    bob = RQWorker.find_by_key("rq:worker:bob", connection=redis, serializer=JSONSerializer)
+    assert bob is not None
+    wait_until(lambda: bob.get_current_executions(refresh=True), what="RQ's readers see a job")
+    assert bob.get_current_job_id() in (stops.id, killed.id)
+    assert redis.hget("rq:worker:bob", "state") == b"busy"
     send_stop_job_command(redis, stops.id, serializer=JSONSerializer)
     wait_until(lambda: server.fetch(stops.id).is_ended, seconds=5)
     stopped = server.fetch(stops.id)
