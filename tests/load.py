@@ -33,7 +33,7 @@ class Load:
     rare: int = 40
     long: float = 1.5
     seed: int = 1
-    ids: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)  # noqa: S311
@@ -85,17 +85,18 @@ class Load:
             due="+200" if self._random.randrange(10) == 0 else "",
         )
 
-    def _waiting(self) -> int:
+    def _wants_more(self) -> bool:
         try:
             with available():
-                return sum(self.broker.connection.llen(keys.waiting(queue)) for queue in QUEUES)
+                waiting = sum(self.broker.connection.llen(keys.waiting(queue)) for queue in QUEUES)
         except RedisUnavailable:
-            return 0
+            return False
+        return waiting < self.depth * len(QUEUES)
 
     def _run(self) -> None:
         try:
             while not self._is_over.wait(0.05):
-                if self._waiting() < self.depth * len(QUEUES):
+                if self._wants_more():
                     self.add(self.depth)
         except BaseException as error:
             self._error = error

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from jobserver.broker import Broker, Claim, Ending, Recovery, Share
 from jobserver.broker.broker import available, exchange_calls
 from jobserver.broker.doorbell import Doorbell
@@ -445,7 +447,11 @@ class Dispatcher:
                 if timer.is_up(now):
                     chore()
         except RedisUnavailable as error:
+            retry_at = self._retry_at
             self._unavailable(error)
+            if isinstance(error.__cause__, ResponseError):
+                self._retry_at = retry_at  # a full server refuses most chores, but takes what ended
+            self.watchdog.pat(time.monotonic())  # the next exchange can take as long
         self._chores_due = min(timer.due for timer, _ in self._chores)
 
     def _renew(self) -> None:
@@ -459,8 +465,11 @@ class Dispatcher:
             due = self._canceled.setdefault(claim.exec, time.monotonic() + GRACE)
             if time.monotonic() >= due:
                 self._force(claim)
+        ended = {ending.claim.exec for ending in self._pending}  # maybe recorded, the answer lost
         for entry in lost & set(entries):
             claim = entries[entry]
+            if claim.exec in ended:
+                continue
             logger.warning("Job %s: the lease was lost, its end will not count", claim.id)
             self.processes.interrupt(claim, "lease lost")
 

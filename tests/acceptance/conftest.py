@@ -109,6 +109,20 @@ def broker(valkey: str) -> Iterator[Broker]:
 
 
 @pytest.fixture
+def readers(redis: Redis, valkey: str, tmp_path: Path) -> Iterator[Path]:
+    """Start eight readers of RQ's registries; yield a file that grows with what they have read."""
+    rounds = tmp_path / "rounds"
+    rounds.touch()
+    settings = {**os.environ, "ROUNDS": str(rounds), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.readers", valkey]
+    process = subprocess.Popen(command, cwd=ROOT, env=settings, start_new_session=True)
+    yield rounds
+    assert process.poll() is None, "no reader has met an error"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture
 def fleet(server: JobServer, redis: Redis, tmp_path: Path) -> Iterator[Fleet]:
     """A fleet of workers, none yet, for the jobs of tests.load."""
     settings = {

@@ -25,7 +25,7 @@ def await_notes(count: int) -> None:
 
 @pytest.mark.parametrize(
     ("rounds", "lease"),
-    [(4, "2"), pytest.param(100, "15", marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
+    [(3, "2"), pytest.param(100, "15", marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
 )
 def test_terminations_and_kills_under_load_lose_nothing(
     broker: Broker, fleet: Fleet, rounds: int, lease: str
