@@ -77,27 +77,28 @@ class Promises(RuleBasedStateMachine):
         self.running: dict[str, Running] = {}  # by execution
         self.paused: dict[str, Paused] = {}
 
-    @rule(queue=queues, is_delayed=st.booleans(), priority=st.sampled_from((":high", "", ":low")))
-    def enqueue(self, queue: str, is_delayed: bool, priority: str) -> None:
-        job_id = f"job-{len(self.jobs)}"
+    @rule(queue=queues, count=st.integers(1, 3), is_delayed=st.booleans(), data=st.data())
+    def enqueue(self, queue: str, count: int, is_delayed: bool, data: st.DataObject) -> None:
+        origins = st.sampled_from(QUEUES[queue].origins)
         due = "+3600000" if is_delayed else ""
-        self.broker.enqueue([request_of(job_id, queue=queue + priority, due=due)])
-        self.jobs[job_id] = Promise(queue=queue)
+        ids = [f"job-{len(self.jobs) + n}" for n in range(count)]
+        self.broker.enqueue([request_of(i, queue=data.draw(origins), due=due) for i in ids])
+        self.jobs |= {job_id: Promise(queue=queue) for job_id in ids}
 
-    @rule(data=st.data(), hand=st.integers(0, 1), room=st.integers(0, 3))
-    def exchange(self, data: st.DataObject, hand: int, room: int) -> None:
-        """Hand in what ended and claim, as a dispatcher does."""
+    @rule(hand=st.integers(0, 1), room=st.integers(1, 4))
+    def claim(self, hand: int, room: int) -> None:
         worker = self.hands[hand]
-        own = [exec for exec, run in self.running.items() if run.hand is worker]
-        ends = data.draw(st.lists(st.sampled_from(own), unique=True)) if own else []
-        for exec in ends:
-            self.end(exec, data.draw(st.sampled_from(WORDS)))
         for claim in worker.claim(threads=room):
             queue = claim.origin.partition(":")[0]
             assert queue not in self.paused, "nothing of a paused queue starts"
             assert not self.jobs[claim.id].never_runs, "what was canceled before never runs"
             assert not self.jobs[claim.id].ends_canceled, "nor once more"
             self.running[claim.exec] = Running(hand=worker, claim=claim)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), word=st.sampled_from(WORDS))
+    def end_one(self, data: st.DataObject, word: OutcomeWord) -> None:
+        self.end(data.draw(st.sampled_from(sorted(self.running))), word)
 
     def end(self, exec: str, word: OutcomeWord) -> None:
         run = self.running.pop(exec)
@@ -128,9 +129,12 @@ class Promises(RuleBasedStateMachine):
         assert told is (run.is_lost or self.jobs[claim.id].ends_canceled)
 
     @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+    @rule(data=st.data(), runs=st.booleans())
+    def cancel(self, data: st.DataObject, runs: bool) -> None:
+        ids = (
+            [run.claim.id for run in self.running.values()] if runs and self.running else self.jobs
+        )
+        job_id = data.draw(st.sampled_from(sorted(ids)))
         try:
             answer = self.broker.cancel(job_id, retention=KEPT)
         except WrongState:
@@ -150,16 +154,21 @@ class Promises(RuleBasedStateMachine):
         if self.broker.retry([job_id], attempts=3) == ["retried"]:
             self.jobs[job_id] = Promise(queue=self.jobs[job_id].queue)
 
+    @precondition(lambda self: self.jobs and not self.paused)
     @rule(queue=queues)
     def pause(self, queue: str) -> None:
         self.broker.pause(QUEUES[queue])
         self.paused[queue] = Paused(running=set(self.entries(queue)))
 
+    @precondition(lambda self: self.paused)
     @rule(queue=queues)
     def resume(self, queue: str) -> None:
         self.broker.resume(QUEUES[queue])
         self.paused.pop(queue, None)
 
+    @precondition(
+        lambda self: any(self.broker.counts([q])[q.name]["delayed"] for q in QUEUES.values())
+    )
     @rule()
     def come_due(self) -> None:
         for queue in QUEUES.values():
@@ -224,7 +233,7 @@ def machine(redis: Redis, valkey: str) -> Iterator[type[Promises]]:
 
 @pytest.mark.timeout(420)  # a failure is shrunk for up to five minutes
 def test_cancel_and_pause_hold_over_random_interleavings(machine: type[Promises]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=50))
 
 
 @pytest.mark.soak
