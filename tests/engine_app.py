@@ -10,5 +10,5 @@ from jobserver import JobServer
 def create_app() -> Flask:
     """Return the app by the configuration in the environment."""
     app = Flask("engine_app")
-    JobServer(app, jobs=["tests.engine_jobs", "tests.misbehaving_jobs"])
+    JobServer(app, jobs=["tests.engine_jobs", "tests.misbehaving_jobs", "tests.limited_jobs"])
     return app
