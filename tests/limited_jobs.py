@@ -28,3 +28,9 @@ def stay(batch: int) -> None:
 stay_light = job(queue=LIGHT, name="limited_jobs.stay_light", policy=PATIENT)(stay)
 stay_heavy = job(queue=HEAVY, name="limited_jobs.stay_heavy", policy=PATIENT)(stay)
 stay_narrow = job(queue=NARROW, name="limited_jobs.stay_narrow", policy=PATIENT)(stay)
+
+
+@job(queue=NARROW)
+def pass_through() -> None:
+    """Note when it begins and ends."""
+    toil(0.001)

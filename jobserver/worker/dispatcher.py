@@ -8,7 +8,7 @@ import os
 import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +66,7 @@ class Sent:
     processes: int
     threads: int
     at: float  # monotonic
+    rooms: Mapping[str, int]  # of the queues with a limit in this worker: how many at most
 
 
 class Dispatcher:
@@ -250,7 +251,9 @@ class Dispatcher:
         threads = max(0, min(self._free_threads(), left - processes))
         is_repeat = self._repeat is not None
         request, call = None, None
+        shares: list[Share] = []
         if processes + threads or is_repeat:
+            shares = self._shares(processes, threads, batch)
             request = self._request if self._repeat is None else self._repeat
             call = self.broker.claim_call(
                 self.name,
@@ -259,7 +262,7 @@ class Dispatcher:
                 lease=self.config.lease_seconds,
                 processes=processes,
                 threads=threads,
-                shares=self._shares(processes, threads),
+                shares=shares,
                 known=list(self.held) if is_repeat else (),
                 look=self._look.is_up(time.monotonic()),
             )
@@ -270,6 +273,7 @@ class Dispatcher:
             processes=processes if call else 0,
             threads=threads if call else 0,
             at=time.monotonic(),
+            rooms={s.queue.name: s.room for s in shares if s.queue.concurrency is not None},
         )
         self._sent.append(sent)
         try:
@@ -326,22 +330,27 @@ class Dispatcher:
         self._wants_work = True
         self._unavailable(error)
 
-    def _shares(self, processes: int, threads: int) -> list[Share]:
+    def _shares(self, processes: int, threads: int, leaving: Sequence[Ending]) -> list[Share]:
         free = {"process": processes, "thread": threads}
         weights: Counter[str] = Counter()
         for queue in self.queues:
             weights[queue.executor] += queue.weight  # type: ignore[assignment]  # weights are floats
+        # What the server will find: the ends are handed in before it looks at the queues.
+        sent = (ending for sent in self._sent for ending in sent.endings)
+        staying = self._running.copy()
+        staying.subtract(queue_of(ending.claim.origin)[0] for ending in (*sent, *leaving))
         self._rotation += 1
         turn = self._rotation % len(self.queues)
         turned = [
             queue for queue in self.queues[turn:] + self.queues[:turn] if free[queue.executor]
         ]
-        turned.sort(key=lambda queue: self._running[queue.name] / queue.weight)
+        turned.sort(key=lambda queue: staying[queue.name] / queue.weight)
         shares = []
         for queue in turned:
-            slots = free[queue.executor]
-            running = self._running[queue.name]
-            room = slots if queue.concurrency is None else queue.concurrency - running
+            slots = room = free[queue.executor]
+            if queue.concurrency is not None:
+                asked = sum(sent.rooms.get(queue.name, 0) for sent in self._sent)
+                room = queue.concurrency - staying[queue.name] - asked
             quota = math.ceil(slots * queue.weight / weights[queue.executor])
             shares.append(Share(queue, quota, max(0, min(room, slots))))
         return shares
