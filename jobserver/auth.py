@@ -21,7 +21,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Request
 
 from jobserver.config import Config
-from jobserver.errors import ConfigInvalid, Forbidden, Unauthorized
+from jobserver.errors import ConfigInvalid, DatabaseUnavailable, Forbidden, Unauthorized
 from jobserver.ledger.tokens import Token, Tokens
 
 Role = Literal["user", "viewer", "operator", "admin"]
@@ -155,11 +155,15 @@ class Gate:
         serializer = self._serializer("ticket")
         if serializer is None:
             raise Forbidden("Tickets need a SECRET_KEY, and none is set.")
-        holder = {"principal": asdict(credential.principal), "proof": credential.proof}
-        return str(serializer.dumps({"job": job_id, **holder}))
+        principal = credential.principal
+        holder = {"principal": asdict(principal), "proof": credential.proof}
+        return str(serializer.dumps({"job": job_id, **holder, **self._opened_by(principal)}))
 
     def redeem(self, request: Request, *, ticket: str, job_id: str) -> Credential:
-        """Return whose ticket this is; raises Unauthorized for a false, old or other job's one."""
+        """Return whose ticket this is; raises Unauthorized for a false, old or other job's one.
+
+        A ticket ends with the token that it was made with.
+        """
         with _logged(request):
             serializer = self._serializer("ticket")
             try:
@@ -170,7 +174,25 @@ class Gate:
                 raise Unauthorized("The ticket is not valid, or too old.") from None
             if values["job"] != job_id:
                 raise Unauthorized("The ticket is for another job.")
-        return Credential(principal=Principal(**values["principal"]), proof=values["proof"])
+            principal: Principal | None = Principal(**values["principal"])
+            if values["proof"] in ("token", "session"):
+                principal = self._opener(values)
+            if principal is None:
+                raise Unauthorized("The token that this ticket was made with is not valid.")
+        return Credential(principal=principal, proof=values["proof"])
+
+    def stands(self, credential: Credential) -> bool:
+        """Tell whether a credential of a request that lasts still holds: whether its token does.
+
+        It does not while that cannot be known. Needs an app context.
+        """
+        name = credential.principal.name
+        if credential.proof not in ("token", "session") or name == ADMIN:
+            return True
+        try:
+            return self._tokens.named(name) is not None
+        except DatabaseUnavailable:
+            return False
 
     def sign_in(self, request: Request, *, token: str) -> str:
         """Return a new session cookie's value; raises Unauthorized, or Forbidden cross-site."""
@@ -181,12 +203,8 @@ class Gate:
             serializer = self._serializer("session")
             if principal is None or serializer is None:
                 raise Unauthorized("This token is not valid.")
-        values = {
-            "name": principal.name,
-            "csrf": secrets.token_urlsafe(16),
-            "token": self._fingerprint() if principal.name == ADMIN else "",
-        }
-        return str(serializer.dumps(values))
+        csrf = secrets.token_urlsafe(16)
+        return str(serializer.dumps({"csrf": csrf, **self._opened_by(principal)}))
 
     @property
     def can_sign_in(self) -> bool:
@@ -209,8 +227,13 @@ class Gate:
             return None
         return Credential(principal=principal, proof="session", csrf=values["csrf"])
 
+    def _opened_by(self, principal: Principal) -> dict[str, str]:
+        """Return what a session or ticket says of the token that it was made with."""
+        fingerprint = self._fingerprint() if principal.name == ADMIN else ""
+        return {"name": principal.name, "token": fingerprint}
+
     def _opener(self, values: dict[str, str]) -> Principal | None:
-        """Return who opened a session; it ends with the token that opened it."""
+        """Return who made a session or ticket; it ends with the token that it was made with."""
         if values["name"] != ADMIN:
             return _principal(self._tokens.named(values["name"]))
         if not hmac.compare_digest(values["token"], self._fingerprint()):

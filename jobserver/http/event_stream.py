@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +60,12 @@ def blueprint() -> Blueprint:
         {"at", "event", "message"}. The stream closes after `end`.
         """
         server, principal = current.server(), guard.principal()
+        app, gate, credential = current.application(), guard.gate(), guard.credential()
+
+        def stands() -> bool:
+            with app.app_context():
+                return gate.stands(credential)
+
         watch = server.lookout.watch(job_id)
         if watch is None:  # as many wait as may: this one has to come again
             job = visible(job_id, server.fetch(job_id), principal=principal)
@@ -73,7 +79,7 @@ def blueprint() -> Blueprint:
         if job.is_ended and request.headers.get("Last-Event-ID") == job.version:
             server.lookout.leave(watch)
             return Response(status=204, headers=_HEADERS)  # tells an EventSource to stay away
-        response = _stream(_changes(watch, first=job, principal=principal))
+        response = _stream(_changes(watch, first=job, principal=principal, stands=stands))
         response.call_on_close(lambda: server.lookout.leave(watch))
         return response
 
@@ -105,13 +111,15 @@ def _first(job: Job, *, retry: int = RECONNECT) -> Iterator[bytes]:
         yield _event("end", job_body(job), version=job.version)
 
 
-def _changes(watch: Watch, *, first: Job, principal: Principal) -> Iterator[bytes]:
+def _changes(
+    watch: Watch, *, first: Job, principal: Principal, stands: Callable[[], bool]
+) -> Iterator[bytes]:
     """Yield the events of a stream until its job has ended, or may not be seen any more."""
     yield from _first(first)
     job, closing = first, time.monotonic() + LONGEST
     while not job.is_ended and time.monotonic() < closing:
         news = watch.wait(HEARTBEAT)
-        if watch.is_over:
+        if watch.is_over or not stands():
             return
         if news is None:
             yield b":\n\n"

@@ -21,6 +21,7 @@ from jobserver import Config, JobServer, auth
 from jobserver.auth import SESSION_COOKIE, Gate
 from jobserver.ledger import actions, models, tokens
 from jobserver.ledger.tokens import Tokens
+from jobserver.testing import work
 from tests.integration.web.conftest import MakeShop
 from tests.integration.web.shop import TOKEN, db, send_letter
 
@@ -275,6 +276,26 @@ def test_any_token_signs_in_and_its_session_ends_with_it(
     run(shop, "revoke", "front")
     clock.now += 5
     assert visitor.get(PROTECTED).status_code == 401
+
+
+def test_a_ticket_and_an_open_stream_end_with_their_token(
+    shop: Flask, server: JobServer, visitor: FlaskClient, clock: Clock
+) -> None:
+    job = server.enqueue(send_letter, {"to": "ada"})
+    headers = {"Authorization": f"Bearer {make(shop)}"}
+    path = f"/engine/api/v1/jobs/{job.id}"
+    url = visitor.post(f"{path}/ticket", headers=headers).get_json()["eventsUrl"]
+    try:
+        stream = visitor.get(url)
+        parts = stream.iter_encoded()
+        assert b"event: state" in next(parts)
+        run(shop, "revoke", "front")
+        clock.now += 5
+        work()
+        assert list(parts) == []
+        assert visitor.get(url).status_code == 401
+    finally:
+        server.lookout.close()
 
 
 def test_a_revoked_token_opens_no_session(shop: Flask, visitor: FlaskClient) -> None:
