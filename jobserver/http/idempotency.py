@@ -32,6 +32,7 @@ _KEPT_HEADERS = ("Content-Type", "Location", "Retry-After", "Link", "ETag", "Cac
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"(?:;.*)?')
 _BARE = re.compile(r"[!#-~][!-~]*")
 _LONGEST = 255
+_MARK = "jobserver_idempotent"
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 
 P = ParamSpec("P")
@@ -65,7 +66,13 @@ def idempotent(view: Callable[P, Any]) -> Callable[P, Any]:
         _end(replies, name, claim=claim, reply=reply)
         return response
 
+    setattr(once, _MARK, True)
     return once
+
+
+def is_idempotent(view: Callable[..., Any]) -> bool:
+    """Tell whether a view is decorated so, for those who describe it."""
+    return hasattr(view, _MARK)
 
 
 def call_id() -> str | None:

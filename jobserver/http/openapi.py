@@ -19,6 +19,7 @@ from jobserver import current, payload
 from jobserver.auth import CSRF_HEADER, SESSION_COOKIE
 from jobserver.http import guard, problems
 from jobserver.http.blueprint import Blueprint
+from jobserver.http.idempotency import is_idempotent
 from jobserver.http.schemas import ProblemSchema
 from jobserver.http.types_v1 import name_of, payload_schema
 from jobserver.registry import Registry
@@ -33,6 +34,10 @@ does not say is in seconds. A browser's session (cookie) must send the CSRF toke
 every write, as `X-CSRF-Token`; a bearer token needs none."""
 _ANYWHERE = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+# Said, not declared as a parameter: what is generated from that would use keys twice.
+_ONCE = """\
+Takes an `Idempotency-Key` of 1 to 255 visible ASCII characters: repeated with the same key within
+24 hours, the request is worked on once, and answered the same."""
 _OF_A_BODY = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -140,6 +145,10 @@ class _Common(BasePlugin):
             statuses += (HTTPStatus.NOT_FOUND,) if rule.arguments else ()
             statuses += _OF_A_BODY if "requestBody" in operation else ()
             if any(one["in"] == "query" for one in operation.get("parameters", ())):
+                statuses.append(HTTPStatus.UNPROCESSABLE_ENTITY)
+            if is_idempotent(view):
+                operation["description"] = f"{operation.get('description', '')}\n\n{_ONCE}"
+                statuses += (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT)
                 statuses.append(HTTPStatus.UNPROCESSABLE_ENTITY)
             responses = operation.setdefault("responses", {})
             if not any(str(status)[0] in "23" for status in responses):

@@ -291,3 +291,22 @@ def test_a_user_without_owner_sees_nothing() -> None:
     assert not Principal(name="x").sees("1")
     assert Principal(name="x", owner="1").sees("1")
     assert Principal(name="x", role="viewer").sees(None)
+
+
+def test_docs_are_a_viewers_unless_they_are_configured_open(make_shop: MakeShop) -> None:
+    closed, metrics, docs = (
+        make_shop(open_routes=frozenset(words)).test_client()
+        for words in ((), ("metrics",), ("docs",))
+    )
+    path = "/engine/openapi.json"
+    assert closed.get(path).status_code == metrics.get(path).status_code == 401
+    assert closed.get(path, headers={"X-Customer": "ada"}).status_code == 403
+    assert docs.get(path).status_code == 200
+    assert docs.get(PROTECTED).status_code == 401
+
+
+def test_open_routes_are_of_two_words() -> None:
+    assert Config.from_env({}).open_routes == frozenset()
+    assert Config.from_env({"OPEN_ROUTES": "Docs, metrics"}).open_routes == {"docs", "metrics"}
+    with pytest.raises(errors.ConfigInvalid, match="OPEN_ROUTES"):
+        Config.from_env({"OPEN_ROUTES": "docs,admin"})

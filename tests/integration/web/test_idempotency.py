@@ -214,3 +214,16 @@ def test_a_key_says_nothing_of_who_uses_it(client: FlaskClient, redis: Redis) ->
 def test_wrong_keys_are_malformed() -> None:
     with pytest.raises(errors.Malformed, match="Idempotency-Key"):
         parsed_key("a b")
+
+
+def test_the_document_says_which_requests_take_a_key(client: FlaskClient) -> None:
+    paths = client.get("/engine/openapi.json", headers=ADMIN).get_json()["paths"]
+    said = {
+        (path, method)
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if method != "parameters" and "Idempotency-Key" in operation["description"]
+    }
+    assert ("/orders", "post") in said
+    assert ("/engine/api/v1/jobs/bulk", "post") in said
+    assert {method for _, method in said} == {"post"}
