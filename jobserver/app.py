@@ -91,6 +91,9 @@ class JobServer(Server):
             )
         _part("http").register(app, url_prefix=self._url_prefix)
         _part("admin").register(app, url_prefix=self._url_prefix)
+        docs = _part("http").docs.blueprint()
+        _part("admin").protect(docs, role=None if "docs" in config.open_routes else "viewer")
+        app.register_blueprint(docs, url_prefix=self._url_prefix or None)
         app.cli.add_command(_part("cli").commands)
         if self._routes:
             importlib.import_module(self._routes).register(app)

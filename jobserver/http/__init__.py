@@ -6,6 +6,7 @@ from flask import Flask
 
 from jobserver.http import (
     audit,
+    docs,
     event_stream,
     guard,
     health,
@@ -22,7 +23,7 @@ from jobserver.http import (
 from jobserver.http.guard import needs, operator_action, principal, protect
 from jobserver.http.idempotency import idempotent
 
-__all__ = ["idempotent", "needs", "operator_action", "principal", "protect", "register"]
+__all__ = ["docs", "idempotent", "needs", "operator_action", "principal", "protect", "register"]
 
 MODULES = (
     audit,

@@ -29,11 +29,12 @@ class PriorityField(fields.Field[str | int]):
     """A word, or Bull's number."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | int:
-        is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
-        if not is_number and value not in PRIORITIES:
+        if isinstance(value, str) and value in PRIORITIES:
+            return value
+        number = -1 if isinstance(value, str | bool) else WholeNumber().deserialize(value)
+        if number is None or not 0 <= number <= MOST:
             raise ValidationError(f"Must be one of {', '.join(PRIORITIES)}, or 0 to {MOST}.")
-        found: str | int = value
-        return found
+        return number
 
 
 class BackoffSchema(Schema):
@@ -41,7 +42,9 @@ class BackoffSchema(Schema):
 
     delay = Number(validate=validate.Range(0, CENTURY))
     factor = Number(validate=validate.Range(1, 1000))
-    cap = Number(validate=validate.Range(0, CENTURY, min_inclusive=False))
+    cap = Number(
+        validate=validate.Range(0, CENTURY, min_inclusive=False), metadata={"exclusiveMinimum": 0}
+    )
     jitter = Number(
         validate=validate.Range(0, 1), metadata={"description": "share of the wait drawn at random"}
     )

@@ -122,6 +122,7 @@ def blueprint() -> Blueprint:
     @routes.get("")
     @routes.arguments(JobsFilterSchema, location="query")
     @routes.response(200, paging.listed(JobSummarySchema))
+    @routes.alt_response(404, "NOT_FOUND")
     def list_jobs(asked: Mapping[str, Any]) -> Response:
         """List jobs, a page at a time.
 

@@ -107,6 +107,7 @@ def blueprint() -> Blueprint:
     @routes.post("/monitoring/retry")
     @routes.arguments(RetryFailedSchema)
     @routes.response(202, seeds.RetriedSchema)
+    @routes.alt_response(404, "NOT_FOUND")
     @routes.alt_response(409, "CONFLICT")
     @guard.needs("operator")
     def retry_failed(values: dict[str, str]) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
@@ -197,9 +198,18 @@ def _made(app: Flask) -> dict[str, Any]:
         )
         described.register_views_in_doc(api, app, spec, name=name, parameters=None)
         spec.tag({"name": name.removeprefix("jobserver_"), "description": described.description})
-    made: dict[str, Any] = spec.to_dict()
+    made: dict[str, Any] = _plain(spec.to_dict())
     _name_types(made["components"]["schemas"], registry=current.server().registry)
     return made
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with JSON's numbers for Decimals, which bounds of fields may be."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _name_types(schemas: dict[str, Any], *, registry: Registry) -> None:
@@ -207,6 +217,7 @@ def _name_types(schemas: dict[str, Any], *, registry: Registry) -> None:
     general = schemas.get("JobRequest")
     if general is None or not registry.types:
         return
+    schemas["Options"]["not"] = {"required": ["delay", "at"]}
     variants = []
     for name, kind in sorted(registry.types.items()):
         component = f"{name}.payload"
