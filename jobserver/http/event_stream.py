@@ -38,6 +38,15 @@ class TicketSchema(Schema):
     expiresIn = fields.Integer(required=True, metadata={"description": "seconds"})
 
 
+class EventSchema(Schema):
+    """One event of the stream; `data` is JSON."""
+
+    event = fields.String(required=True)
+    data = fields.String(required=True)
+    id = fields.String(metadata={"description": "the job's version"})
+    retry = fields.Integer(metadata={"description": "milliseconds"})
+
+
 def blueprint() -> Blueprint:
     """Return the routes of one job's stream below `/api/v1/jobs`."""
     routes = Blueprint(
@@ -49,7 +58,7 @@ def blueprint() -> Blueprint:
     guard.protect(routes, role="user")
 
     @routes.get("/<job_id>/events")
-    @routes.response(200, {"type": "string"}, content_type="text/event-stream")
+    @routes.response(200, EventSchema, content_type="text/event-stream")
     @routes.alt_response(204, success=True, description="The stream has ended, as was known")
     @routes.doc(parameters=[{"in": "query", "name": "ticket", "schema": {"type": "string"}}])
     @guard.needs("user", ticket=True)

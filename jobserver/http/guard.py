@@ -146,10 +146,10 @@ def operator_action(
         yield entry
 
 
-def _admitting(protection: Protection) -> Callable[[], None]:
-    def admit() -> None:
+def _admitting(protection: Protection) -> Callable[[], Response | None]:
+    def admit() -> Response | None:
         if request.method == "OPTIONS":  # a preflight carries no credential
-            return
+            return _methods()
         need = need_of(current_app.view_functions[str(request.endpoint)], protection=protection)
         if need.role is not None and not is_open(protection):
             credential = _shown(need)
@@ -158,8 +158,18 @@ def _admitting(protection: Protection) -> Callable[[], None]:
             g.jobserver_credential = gate().admit(request, credential, role=role)
             quota.take(g.jobserver_credential.identity)
         _limit_body()
+        return None
 
     return admit
+
+
+def _methods() -> Response:
+    # Flask's answer would name the methods of every rule that the path fits, not only its own's.
+    response = Response()
+    for rule in current_app.url_map.iter_rules():
+        if request.url_rule is not None and rule.rule == request.url_rule.rule:
+            response.allow.update(rule.methods or ())
+    return response
 
 
 def is_open(protection: Protection) -> bool:
