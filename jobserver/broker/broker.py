@@ -318,21 +318,25 @@ class Broker:
         )
         return told
 
-    def aftermath(
-        self, *, limit: int, hold: float, done: Sequence[tuple[str, float]] = ()
-    ) -> list[tuple[str, float]]:
-        """Return ends with which RQ's code has more to do, as `<word>:<id>`, each with its mark.
+    def aftermath(self, *, hold: float) -> tuple[str, float] | None:
+        """Return an end with which RQ's code has more to do, as `<word>:<id>`, and its mark.
 
-        Those that are not among `done`, with that mark, in `hold` seconds are handed out again.
+        Unless it is reported as done by `done`, it is handed out again in `hold` seconds.
         """
-        arguments: list[Argument] = [limit, int(hold * 1000)]
-        for entry, mark in done:
-            arguments.extend((entry, f"{mark:.0f}"))
-        found = self.run_script("aftermath", *arguments)
-        return [
-            (entry.decode(), float(mark))
-            for entry, mark in zip(found[::2], found[1::2], strict=True)
-        ]
+        return _entry(self.run_script("aftermath", 1, int(hold * 1000)))
+
+    def keep(self, entry: str, mark: float, *, hold: float) -> float | None:
+        """Let an end come again in `hold` seconds from now; return its new mark.
+
+        None: it was handed out to another worker, or came anew.
+        """
+        more = (entry, f"{mark:.0f}", int(hold * 1000))
+        kept = _entry(self.run_script("aftermath", 0, 0, *more))
+        return kept[1] if kept else None
+
+    def done(self, entry: str, mark: float) -> None:
+        """Say that nothing more is to be done with an end."""
+        self.run_script("aftermath", 0, 0, entry, f"{mark:.0f}", "")
 
     def forfeit(self, job_id: str, outcome: str, *, why: str, retention: Retention) -> bool:
         """Let a deferred job end as failed or canceled; return whether it still was deferred."""
@@ -478,6 +482,10 @@ _UNWILLING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 _UNWILLING_WORD = re.compile(r"^(BUSY|MISCONF) |-(OOM|READONLY|MASTERDOWN|MISCONF) ")
 
 _WORKER_LOST = jobs.packed_traceback("worker lost")
+
+
+def _entry(found: Sequence[bytes]) -> tuple[str, float] | None:
+    return (found[0].decode(), float(found[1])) if found else None
 
 
 def _answer(request: EnqueueRequest, row: Sequence[Any]) -> Answer:

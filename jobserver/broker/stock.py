@@ -68,9 +68,10 @@ class StockJob:
         return [name for name in names if name]
 
     @property
-    def takes_time(self) -> bool:
-        """Whether `ended` and `stopped` call what may take a while."""
-        return bool(self._job.webhooks or self._job._stopped_callback_name)
+    def patience(self) -> float:
+        """Seconds that `ended` and `stopped` may take, by the timeouts of what they call."""
+        stopping = self._job.stopped_callback_timeout if self._job._stopped_callback_name else 0
+        return stopping + sum(webhook.timeout for webhook in self._job.webhooks)
 
     @property
     def retry_delay(self) -> float:

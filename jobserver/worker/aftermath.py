@@ -25,7 +25,6 @@ from jobserver.server import Server
 
 POLL = 1.0  # seconds between two looks while nobody rings
 LOOK = 30.0  # seconds between two looks through the deferred jobs
-HOLD = 60.0  # seconds for one entry, what its webhooks may take not counted
 HOOKS = 8  # webhooks under way at a time: an address that does not answer holds up few others
 
 logger = logging.getLogger("jobserver.worker")
@@ -40,6 +39,8 @@ class Aftermath:
         self._broker = Broker(connection, events_max_mib=server.config.events_max_mib)
         self._dependents = Dependents(connection)
         self._queues = queues
+        # Until an entry counts as left undone, what its webhooks may take not counted.
+        self._hold = server.config.lease_seconds
         self._bell = threading.Event()
         self._is_over = False
         self._look_at = 0.0  # monotonic
@@ -74,12 +75,12 @@ class Aftermath:
 
     def _attend(self) -> None:
         with self._lock:
-            while found := self._broker.aftermath(limit=1, hold=HOLD):
-                for entry, mark in found:
-                    self._followed += 1
-                    word, _, job_id = entry.partition(":")
-                    with available():
-                        self._follow(entry, mark, job_id, cast(Word, word))
+            while found := self._broker.aftermath(hold=self._hold):
+                self._followed += 1
+                entry, mark = found
+                word, _, job_id = entry.partition(":")
+                with available():
+                    self._follow(entry, mark, job_id, cast(Word, word))
             if time.monotonic() >= self._look_at:
                 self._look_at = time.monotonic() + LOOK
                 with available():
@@ -119,12 +120,12 @@ class Aftermath:
         self._dependents.forget(job_id, [dependent for dependent, _ in hopeless])
         job = StockJob.find(self._connection, job_id)
         if job is None:
-            self._done(entry, mark)
-        elif not job.takes_time:
+            self._broker.done(entry, mark)
+        elif not job.patience:
             self._end(entry, mark, job, word)
-        else:
+        elif kept := self._broker.keep(entry, mark, hold=self._hold + job.patience):
             self._hooks.acquire()
-            work = (entry, mark, job, word)
+            work = (entry, kept, job, word)
             threading.Thread(target=self._end_and_free, args=work, daemon=True).start()
 
     def _end_and_free(self, entry: str, mark: float, job: StockJob, word: Word) -> None:
@@ -141,7 +142,7 @@ class Aftermath:
             self._broker.ring([queue_of(origin)[0]])
         if word == "stopped":
             self._call_back(entry, job)
-        self._done(entry, mark)
+        self._broker.done(entry, mark)
 
     def _call_back(self, entry: str, job: StockJob) -> None:
         try:
@@ -151,9 +152,6 @@ class Aftermath:
                 job.stopped()
         except Exception as error:  # it is the application's, and changes nothing of the job
             logger.error("on_stopped of %s failed: %r", entry, error)
-
-    def _done(self, entry: str, mark: float) -> None:
-        self._broker.aftermath(limit=0, hold=0, done=[(entry, mark)])
 
     def _forfeit(self, job_id: str, origin: str, *, parent: str, word: Word) -> None:
         outcome: EventName = "failed" if word == "failed" else "canceled"

@@ -74,9 +74,8 @@ def test_a_worker_logs_as_much_as_it_is_told(
 ) -> None:
     server.enqueue("engine_jobs.discard")
     long = server.enqueue("engine_jobs.say", {"text": "x" * 500})
-    worker = start_worker(
-        option, "--max-idle-time", "1", "--log-format", "%(levelname)s %(message)s", "in-threads"
-    )
+    until = ("--burst",) if option == "--verbose" else ("--max-idle-time", "1")
+    worker = start_worker(option, *until, "--log-format", "%(levelname)s %(message)s", "in-threads")
     assert worker.wait(timeout=20) == 0, "it ends by itself when idle"
     log = (tmp_path / "worker-0.log").read_text()
     assert re.search(seen, log)
@@ -88,7 +87,7 @@ def test_a_worker_logs_as_much_as_it_is_told(
 OFTEN = """
 import jobserver.worker.worker as module
 module.STATISTICS = 0.0
-module.Worker(["default"]).work(max_idle_time=2)
+module.Worker(["default"]).work(max_idle_time=1)
 """
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -190,6 +192,57 @@ def test_dependents_start_or_end_with_what_they_wait_for(
     assert server.fetch(late.id).status == "failed"
 
 
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(["aftermath:after:2"], id="one"),
+        pytest.param(
+            [
+                f"{script}:{moment}:{number}"
+                for script, numbers in (("aftermath", range(1, 12)), ("forfeit", [1]))
+                for number in numbers
+                for moment in ("before", "after")
+            ],
+            id="many",
+            marks=[pytest.mark.soak, pytest.mark.timeout(600)],
+        ),
+    ],
+)
+def test_a_worker_may_die_anywhere_in_the_aftermath(
+    server: JobServer,
+    redis: Redis,
+    start_worker: StartWorker,
+    enqueue: Enqueue,
+    tmp_path: Path,
+    faults: list[str],
+) -> None:
+    good, bad, again = [], [], []
+    lasts = {"retry": Retry(max=20)}  # its worker's death costs an attempt
+    for fault in faults:
+        parent = enqueue("add", {"a": 1}, **lasts)
+        failed = enqueue("discard", {}, **lasts)
+        for _ in range(2):
+            good.append(enqueue("named", {"name": "after"}, depends_on=parent, **lasts))
+        bad.append(enqueue("named", {"name": "never"}, depends_on=failed))
+        again.append(enqueue("named", {"name": "again"}, repeat=Repeat(times=2), **lasts))
+        worker = start_worker("in-threads", FAULT=fault, STRUCK=str(tmp_path), LEASE_SECONDS="1")
+        assert worker.wait(timeout=20) == -signal.SIGKILL
+        assert (tmp_path / fault).exists()
+    start_worker("in-threads", LEASE_SECONDS="1")
+    wait_until(lambda: all(server.fetch(job.id).is_ended for job in (*good, *bad)))
+    wait_until(lambda: {redis.hget(keys.job(job.id), "repeats_left") for job in again} == {b"0"})
+    wait_until(lambda: all(server.fetch(job.id).is_ended for job in again))
+    assert {server.fetch(job.id).status for job in (*good, *again)} == {"completed"}
+    assert {server.fetch(job.id).error_type for job in bad} == {"DependencyFailed"}
+    begun = Counter(line[0] for line in journal())
+    # A run whose worker died before it could hand in its end is repeated: one more at most.
+    assert all(1 <= begun[job.id] <= 2 for job in good)
+    assert all(3 <= begun[job.id] <= 4 for job in again)
+    wait_until(lambda: not redis.exists(f"{keys.OURS}aftermath"))
+    for job in (*good, *bad, *again):
+        assert len(places(redis, job.id)) == 1
+
+
 def test_a_job_of_plain_rq_outlives_its_worker(
     server: JobServer, redis: Redis, start_worker: StartWorker, enqueue: Enqueue
 ) -> None:
@@ -201,10 +254,10 @@ def test_a_job_of_plain_rq_outlives_its_worker(
         on_success=Callback("tests.engine_jobs.on_success"),
     )
     waits = enqueue("add", {"a": 1}, depends_on=job)
-    doomed = start_worker()
+    doomed = start_worker("in-processes", LEASE_SECONDS="1")
     wait_until(lambda: len(journal()) == 1)
     doomed.send_signal(signal.SIGKILL)
-    start_worker()
+    start_worker("in-processes", "in-threads", LEASE_SECONDS="1")
     wait_until(lambda: server.fetch(waits.id).is_ended, seconds=30)
     done = server.fetch(job.id)
     assert (done.status, done.attempt, done.attempts) == ("completed", 2, 3)
