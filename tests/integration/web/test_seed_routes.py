@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import statistics
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +52,7 @@ S3 = "/api/v1/queues/USER_DATA"
 S4 = "/api/jobs/user-data"
 RETRY = "/api/jobs/monitoring/retry"
 HOURS = {"gracePeriodHours": 24}
+KINDS = ("queue", "scheduled", "wip", "finished", "failed")
 
 ROUTES = [
     Route("GET", f"{S1}/status/user/1", "viewer"),
@@ -259,6 +262,48 @@ def test_statistics_cost_one_round_trip(
 ) -> None:
     assert viewer.get(path).status_code == 200  # it loads the scripts, where they are not yet
     assert round_trips(redis, lambda: viewer.get(path)) == 1
+
+
+FILL = """
+local kind, origin, first, last = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+for n = first, last do
+  if kind == 'queue' then redis.call('RPUSH', 'rq:queue:' .. origin, 'job-' .. n)
+  else redis.call('ZADD', 'rq:' .. kind .. ':' .. origin, n, 'job-' .. n) end
+end
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("path", ["/api/v1/queues/stats", "/api/jobs/monitoring"])
+def test_a_million_jobs_cost_statistics_no_more_than_a_thousand(
+    viewer: FlaskClient, server: JobServer, valkey: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: dict[int, list[float]] = {1_000: [], 1_000_000: []}
+    brokers = []
+    for database, count in enumerate(jobs, start=8):
+        broker = Broker(connect(valkey.removesuffix("/0") + f"/{database}"))
+        broker.connection.flushdb()
+        origins = [(kind, queue) for kind in KINDS for queue in server.registry.queues]
+        for kind, origin in origins:
+            broker.connection.eval(FILL, 0, kind, origin, 1, -(-count // len(origins)))
+        brokers.append((broker, jobs[count]))
+    try:
+        # In turn, or the machine's moods would count.
+        for number in range(1000):
+            for broker, times in brokers:
+                monkeypatch.setattr(server, "broker", broker)
+                started = time.perf_counter()
+                text = viewer.get(path).text
+                if number >= 100:
+                    times.append(time.perf_counter() - started)
+        assert text.count(str(-(-1_000_000 // len(origins)))) >= len(origins)
+    finally:
+        for broker, _ in brokers:
+            broker.connection.flushdb()
+            broker.connection.close()
+    few, many = (statistics.median(times) for times in jobs.values())
+    print(f"{path}: {few * 1000:.2f} ms with 1,000 jobs, {many * 1000:.2f} ms with 1,000,000")
+    assert many == pytest.approx(few, rel=0.2)
 
 
 def test_the_document_describes_the_routes_with_their_roles_and_bodies(viewer: FlaskClient) -> None:
