@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
 
 from jobserver.config import Config
+from jobserver.current import EXTENSION
 from jobserver.embedded import LOOPBACK
 
 _config = Config.from_env()
 logging.basicConfig(level=_config.log_level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 bind = f"{LOOPBACK}:{_config.port}"
+# A long poll or an event stream holds a thread for as long as it lasts, asleep but for its job's
+# changes. docs/polling.md has what that costs, and why these are not greenlets.
 worker_class = "gthread"
 workers = 2
-# A long poll or an event stream holds a thread for as long as it lasts.
-threads = 32
+threads = _config.max_waiters + 32
+worker_connections = threads + 1000
+keepalive = 10  # seconds: more than pollers let pass between two requests
 # The app opens no connection before its first request, so it is loaded once and forked.
 preload_app = True
-# Open event streams would use up all the time there is for an ordered stop.
 graceful_timeout = 2
 control_socket_disable = True
 
@@ -29,3 +36,21 @@ def when_ready(_server: object) -> None:
         f"  admin token: {_config.admin_token}\n",
         flush=True,
     )
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let waiting clients go as soon as the process is to stop: they come again elsewhere."""
+    end = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # In a thread: the handler must not wait for a lock that this very thread may hold.
+        threading.Thread(target=worker_int, args=(worker,)).start()
+        if callable(end):
+            end(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def worker_int(worker: Any) -> None:
+    """Let waiting clients go when the process is to quit at once, too."""
+    worker.wsgi.extensions[EXTENSION].lookout.close()
