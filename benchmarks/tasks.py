@@ -6,7 +6,7 @@ import time
 
 from marshmallow import Schema, fields
 
-from jobserver import Policy, Queue, Retention, job
+from jobserver import Policy, Queue, Retention, current, job
 
 KEPT = Retention(completed_count=1_000_000, failed_count=1_000_000)
 THREADS = Queue("bench-threads", executor="thread", retention=KEPT)
@@ -32,6 +32,13 @@ def noop_process(a: int, b: str) -> None:
 def nap() -> None:
     """Wait for something for 20 ms."""
     time.sleep(0.02)
+
+
+@job(queue=THREADS, policy=Policy(timeout=180))
+def mark(key: str) -> None:
+    """Say when this began."""
+    began = time.time()
+    current.server().broker.connection.rpush(key, began)
 
 
 def stock_noop(a: int, b: str) -> None:

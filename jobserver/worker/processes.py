@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import Connection
 
 from jobserver.broker import Claim, Ending
@@ -26,6 +26,8 @@ JOBS_PER_CHILD = 1000  # then it is replaced, whatever it leaked
 GROWTH_MIB = 200  # beyond what it started with: it is replaced after the job
 BY_ORDER = "killed by order"
 GRACE = 5.0  # seconds between the timeout inside the child and SIGKILL
+
+_SENT = tuple(field.name for field in fields(Ending) if field.name != "claim")
 
 logger = logging.getLogger("jobserver.worker")
 
@@ -121,17 +123,19 @@ class Processes:
         # the child has sent is there by then.
         is_dead = child.pid in self._deaths
         try:
-            while not child.is_gone and child.pipe.poll():
+            while not child.is_gone:
                 message = child.pipe.recv()
                 if isinstance(message, int):
                     child.pid = message
+                    if not child.pipe.poll():
+                        return None
                     continue
-                ending, is_last = message
-                child.claim, child.deadline = None, 0
+                claim, child.claim, child.deadline = child.claim, None, 0
+                is_last, *sent = message
                 if is_last:
                     self._children.remove(child)
                     child.pipe.close()
-                return ending  # type: ignore[no-any-return]
+                return Ending(claim=claim, **dict(zip(_SENT, sent, strict=True))) if claim else None
         except (EOFError, OSError):
             child.is_gone = True
         child.is_gone = child.is_gone or is_dead
@@ -181,7 +185,7 @@ def work(server: Server) -> Callable[[Connection], None]:
             limit = _memory_limit(server, claim)
             signal.setitimer(signal.ITIMER_REAL, claim.timeout)
             try:
-                with _limited_to(limit):
+                with _limited_to(limit) if limit else nullcontext():
                     ending = perform(server, claim)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             # A timeout between the job's end and its being noted, or no memory left to note it.
@@ -196,7 +200,8 @@ def work(server: Server) -> Callable[[Connection], None]:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             is_last = number == JOBS_PER_CHILD or peak > allowed or threading.active_count() > 64
             is_last = is_last or ran_out
-            pipe.send((ending, is_last))
+            # The worker has the claim: with a large payload, that is most of an ending.
+            pipe.send((is_last, *(getattr(ending, name) for name in _SENT)))
             if is_last:
                 return
 
@@ -209,13 +214,10 @@ def _memory_limit(server: Server, claim: Claim) -> int | None:
 
 
 @contextmanager
-def _limited_to(mib: int | None) -> Iterator[None]:
+def _limited_to(mib: int) -> Iterator[None]:
     # RLIMIT_DATA (Linux 4.7, setrlimit(2)) counts what the process has to itself; RLIMIT_AS would
     # count every library that is mapped.
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if mib is None:
-        yield
-        return
     wanted = mib * 1024 * 1024
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
