@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import traceback
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -134,7 +133,7 @@ def _stock_failure(
         raised = stock.failed(error)
     if raised is not error:
         ending = ending_of(ending.claim, raised, job_type=job_type)
-    return replace(ending, delay=stock.retry_delay) if ending.word == "retry" else ending
+    return ending._replace(delay=stock.retry_delay) if ending.word == "retry" else ending
 
 
 def ending_of(claim: Claim, error: BaseException, *, job_type: JobType | None) -> Ending:

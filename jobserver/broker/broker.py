@@ -63,8 +63,7 @@ class Claim(NamedTuple):
         return f"{self.id}:{self.exec}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How a run ended: `value` is the packed result or traceback, `delay` seconds to its return.
 
     For `limited`, a snooze that holds back a rate key, `value` is that key ("": the job's own).

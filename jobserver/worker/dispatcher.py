@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -26,6 +26,7 @@ from jobserver.ids import new_id
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention
 from jobserver.worker.aftermath import Aftermath
+from jobserver.worker.lines import Lines
 from jobserver.worker.processes import BY_ORDER, GRACE, Processes
 from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
@@ -85,6 +86,7 @@ class Dispatcher:
         heartbeat: Callable[[Dispatcher], None],
         watchdog: Watchdog,
         aftermath: Aftermath,
+        lines: Lines,
         listeners: Listeners,
         recovered: Callable[[Sequence[Recovery]], None],
     ) -> None:
@@ -97,6 +99,7 @@ class Dispatcher:
         self.doorbell = doorbell
         self.watchdog = watchdog
         self.aftermath = aftermath
+        self.lines = lines
         self.listeners = listeners
         self._recovered = recovered
         self.held: dict[str, Claim] = {}  # by execution, until their end is recorded
@@ -299,8 +302,9 @@ class Dispatcher:
             if exchange.words is None:
                 self._pending.extendleft(reversed(sent.endings))
             else:
-                for ending, word in zip(sent.endings, exchange.words, strict=True):
-                    self._note(ending, word)
+                with self.lines.held():
+                    for ending, word in zip(sent.endings, exchange.words, strict=True):
+                        self._note(ending, word)
             if exchange.error:
                 if sent.request is not None:
                     self._repeat = sent.request
@@ -380,9 +384,9 @@ class Dispatcher:
             logger.warning("Job %s stalled in queue %s: its run was taken over", claim.id, queue)
             return
         if word == "poison":
-            ending = replace(ending, word="failed", error_type="Poison")
+            ending = ending._replace(word="failed", error_type="Poison")
         elif word == "canceled":
-            ending = replace(ending, word="canceled", reason="its end came too late")
+            ending = ending._replace(word="canceled", reason="its end came too late")
         self.tally[ending.word] += 1
         if self.listeners.are_any and ending.word in NAMES:
             self._tell(ending, ending.word, took)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from jobserver.broker import Claim, Ending
@@ -27,7 +27,7 @@ GROWTH_MIB = 200  # beyond what it started with: it is replaced after the job
 BY_ORDER = "killed by order"
 GRACE = 5.0  # seconds between the timeout inside the child and SIGKILL
 
-_SENT = tuple(field.name for field in fields(Ending) if field.name != "claim")
+_SENT = tuple(name for name in Ending._fields if name != "claim")
 
 logger = logging.getLogger("jobserver.worker")
 
@@ -196,7 +196,7 @@ def work(server: Server) -> Callable[[Connection], None]:
             ran_out = limit is not None and ending.error_type == "MemoryError"
             if ran_out:
                 message = f"beyond its queue's memory_limit of {limit} MiB"
-                ending = replace(ending, error_message=message, reason="memory limit")
+                ending = ending._replace(error_message=message, reason="memory limit")
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             is_last = number == JOBS_PER_CHILD or peak > allowed or threading.active_count() > 64
             is_last = is_last or ran_out

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from jobserver.broker import Claim, Ending
@@ -118,7 +118,7 @@ class Threads:
                 run.deadline = float("inf")
                 self.is_stuck = True
                 ending = self._timed_out(run)
-                ending = replace(ending, delay=max(ending.delay, self._hold))
+                ending = ending._replace(delay=max(ending.delay, self._hold))
             if not run.is_told:
                 run.is_told = True
                 endings.append(ending)

@@ -30,6 +30,7 @@ from jobserver.policy import Queue
 from jobserver.server import Server
 from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.dispatcher import Dispatcher
+from jobserver.worker.lines import Lines
 from jobserver.worker.orders import Orders
 from jobserver.worker.processes import Processes, work
 from jobserver.worker.rq_options import unused
@@ -103,7 +104,8 @@ class Worker(BaseWorker):
         Delayed jobs come due without `with_scheduler`.
         """
         level = logging_level or self.server.config.log_level
-        logging.basicConfig(level=level, format=log_format, datefmt=date_format, stream=sys.stderr)
+        lines = Lines(sys.stderr)
+        logging.basicConfig(level=level, format=log_format, datefmt=date_format, handlers=[lines])
         logging.getLogger("jobserver").setLevel(level)
         for line in (*self._unused, *unused({"dequeue_strategy": dequeue_strategy})):
             logger.warning(line)
@@ -135,6 +137,7 @@ class Worker(BaseWorker):
             heartbeat=self._beat,
             watchdog=watchdog,
             aftermath=aftermath,
+            lines=lines,
             listeners=self.server.listeners,
             recovered=self.server.tell_recovered,
         )

@@ -1,0 +1,43 @@
+"""Log lines of one answer, written at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
+    """A stream handler that can hold back what one thread logs.
+
+    Each write gives the interpreter away to a thread that runs a job: a line for each of fifty
+    ended jobs would be fifty changes of threads.
+    """
+
+    _holder = 0
+    _held: list[str]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write what this thread logs in here when it leaves."""
+        self._held = []
+        self._holder = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = 0
+            if self._held:
+                with self.lock or threading.Lock():
+                    self.stream.write("".join(self._held))
+                    self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, or hold it."""
+        if self._holder != threading.get_ident():
+            super().emit(record)
+            return
+        try:
+            self._held.append(self.format(record) + self.terminator)
+        except Exception:  # as StreamHandler does: a wrong format must not end the worker
+            self.handleError(record)
