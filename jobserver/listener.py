@@ -48,10 +48,14 @@ class JobEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A declared listener: a function, and the events that it is called with."""
+    """A declared listener: a function, which can still be called, and the events it is told."""
 
     function: Callable[[JobEvent], object]
     names: tuple[EventName, ...]
+
+    def __call__(self, event: JobEvent) -> object:
+        """Call the function, as a test of it does."""
+        return self.function(event)
 
 
 def on(*names: EventName) -> Callable[[Callable[[JobEvent], object]], Listener]:

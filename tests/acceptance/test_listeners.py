@@ -7,6 +7,7 @@ import signal
 from jobserver import JobServer, fixed
 from tests.acceptance.conftest import StartWorker, wait_until
 from tests.engine_jobs import journal
+from tests.listening_app import create_app
 
 APP = {"JOBSERVER_APP": "tests.listening_app:create_app", "LEASE_SECONDS": "1"}
 
@@ -40,6 +41,17 @@ def test_listeners_hear_of_each_end(server: JobServer, start_worker: StartWorker
             f"canceled {running.id} 1",
         ]
     )
+
+
+def test_listeners_hear_of_waiting_jobs_that_are_canceled(server: JobServer) -> None:
+    app = create_app()
+    listening = app.extensions["jobserver"]
+    with app.app_context():
+        job = listening.enqueue("engine_jobs.add", {"a": 1})
+        listening.cancel(job.id)
+    listening.listeners.close(within=10)
+    assert heard() == [f"canceled {job.id} 0"]
+    listening.broker.connection.close()
 
 
 def test_listeners_hear_of_lost_workers(server: JobServer, start_worker: StartWorker) -> None:

@@ -111,6 +111,10 @@ def test_an_unknown_event_is_refused(names: tuple) -> None:
         on(*names)
 
 
+def test_a_listener_is_still_a_function() -> None:
+    assert on("failed")(lambda event: event.job_id)(EVENT) == "a"
+
+
 def test_listeners_are_found_like_job_types() -> None:
     registry = Registry()
     registry.discover(["tests.listening_app"])
