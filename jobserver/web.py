@@ -27,6 +27,9 @@ keepalive = 10  # seconds: more than pollers let pass between two requests
 preload_app = True
 graceful_timeout = 2
 control_socket_disable = True
+# From this machine gunicorn would take SCRIPT_NAME and PATH_INFO from headers of these names: a
+# request that a proxy has let through as one path could be answered as another.
+forwarder_headers = ""
 
 
 def when_ready(_server: object) -> None:

@@ -19,15 +19,14 @@ ROOT = Path(__file__).parents[3]
 
 @contextmanager
 def serving(app: str, *, log: Path, host: str = "127.0.0.1", **settings: str) -> Iterator[str]:
-    """Run gunicorn with two processes of four threads; yield its URL on 127.0.0.1."""
+    """Run gunicorn as `make run` does, with two processes; yield its URL on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "gunicorn", app, "--bind", f"{host}:{port}"]
-    options = ["--workers=2", "--threads=4", "--worker-class=gthread", "--no-control-socket"]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [*command, *options],
+            [*command, "--config", "python:jobserver.web"],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **settings},
             stdout=output,
