@@ -1,4 +1,7 @@
-"""What a running job says of itself: how far it is. At most ten writes a second reach Redis."""
+"""What a running job says of itself: how far it is.
+
+At most ten writes a second reach Redis, and the fewer the longer the run takes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from dataclasses import dataclass
 from jobserver.errors import RedisUnavailable
 from jobserver.outcomes import JobCanceled
 
-INTERVAL = 0.1  # seconds between two writes
+INTERVAL = 0.1  # seconds between two writes at least; each is an event too
+SHARE = 0.01  # of the time that a run has taken, between two writes: what moves a bar visibly
+LONGEST = 5.0  # seconds between two writes at most; cancellations are seen as often
 LOOK = 1.0  # seconds between two looks whether the run should stop
 MESSAGE_CHARS = 1000  # every message is an event too
 
@@ -45,6 +50,7 @@ class Reporter:
         self._report = report
         self._look = look
         self._lock = threading.Lock()
+        self._began = time.monotonic()
         self._written_at = 0.0  # monotonic
         self._looked_at = -LOOK  # monotonic
         self._pending: tuple[float, str] | None = None
@@ -83,7 +89,9 @@ class Reporter:
             self._write()
 
     def _write_in_time(self) -> None:
-        wait = self._written_at + INTERVAL - time.monotonic()
+        age = self._written_at - self._began
+        interval = min(LONGEST, max(INTERVAL, SHARE * age))
+        wait = self._written_at + interval - time.monotonic()
         if wait <= 0:
             self._write()
         elif self._timer is None:

@@ -93,6 +93,24 @@ def test_at_most_ten_writes_a_second_whatever_the_job_says(redis: Redis) -> None
     assert redis.written[-1][1] == str(spoken)
 
 
+def test_a_long_run_says_less_often_how_far_it_is(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    written = {}
+    with entered(a_run(redis)):
+        for minute in range(24 * 60):
+            for second in range(60):
+                now = began + 60 * minute + second
+                progress(minute, 24 * 60, message=f"{minute}:{second}")
+            written[minute] = len(redis.written)
+    assert written[0] >= 55  # once a second is not too often then
+    assert 10 <= written[60] - written[59] <= 13
+    assert written[24 * 60 - 1] < 18_000
+    assert redis.written[-1][1] == "1439:59"
+
+
 @given(st.lists(st.floats(), min_size=1, max_size=30))
 def test_progress_never_falls_and_stays_a_percentage(said: list[float]) -> None:
     redis = Redis()
