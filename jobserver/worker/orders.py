@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import orjson
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 
@@ -60,11 +61,15 @@ class Orders:
     def _listen(self) -> None:
         with self._connection.pubsub(ignore_subscribe_messages=True) as subscription:
             subscription.subscribe(self._channel)
+            is_asked = False
             while not self._over.is_set():
                 message = subscription.get_message(timeout=LISTEN)
                 if message is None:
+                    if is_asked:
+                        raise RedisConnectionError("no answer: the connection is dead")
                     subscription.ping()
-                elif message["type"] == "message":
+                is_asked = message is None
+                if message and message["type"] == "message":
                     self._obey(message["data"])
 
     def _obey(self, data: bytes) -> None:
