@@ -165,3 +165,18 @@ def test_what_is_not_built_yet_is_nothing_to_log(caplog: pytest.LogCaptureFixtur
         "success": False,
     }
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("seeds", [(True, False), (False, True)])
+def test_below_a_prefix_that_two_share_unknown_paths_are_answered_as_the_seed_does(
+    seeds: tuple[bool, bool],
+) -> None:
+    app = Flask("host")
+    JobServer(app, config=Config(redis_url=CLOSED))
+    for number, seed in enumerate(seeds):
+        routes = Blueprint(f"routes{number}", __name__, url_prefix="/shared")
+        routes.add_url_rule(f"/<name>/{number}", view_func=lambda name: name, endpoint="it")
+        http.protect(routes, role=None, seed=seed)
+        app.register_blueprint(routes)
+    for response in (app.test_client().get("/shared/a/7"), app.test_client().put("/shared/a/0")):
+        assert response.get_json()["success"] is False
