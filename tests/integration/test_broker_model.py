@@ -25,6 +25,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
 from rq.registry import (
     CanceledJobRegistry,
+    DeferredJobRegistry,
     FailedJobRegistry,
     FinishedJobRegistry,
     ScheduledJobRegistry,
@@ -51,6 +52,7 @@ REGISTRIES = {
     "failed": FailedJobRegistry,
     "canceled": CanceledJobRegistry,
     "scheduled": ScheduledJobRegistry,
+    "deferred": DeferredJobRegistry,
 }
 PLACE = {"queued": "queue", "started": "wip"}  # the others are called as their status
 
@@ -75,6 +77,7 @@ class Modelled:
     is_canceled: bool = False
     noted: EnqueueRequest | None = None
     history: int = 0
+    percent: float = 0
     crashes: int = 0
     shared: str = ""  # the exec that was not alone on its lost worker
 
@@ -252,6 +255,7 @@ class Scripts(RuleBasedStateMachine):
             job = self.model.jobs[claim.id]
             self.model.leave(claim.id)
             job.status, job.exec, job.attempt = "started", claim.exec, job.attempt + 1
+            job.percent = 0 if job.attempt > 1 else job.percent
             self.model.tell("claimed", claim.id)
             assert (claim.run, claim.attempt, claim.attempts) == (
                 job.run,
@@ -282,6 +286,21 @@ class Scripts(RuleBasedStateMachine):
         hand, claim = data.draw(st.sampled_from(held))
         self.over.append(claim)
         self.hand_in(hand, claim, word, waits)
+
+    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @rule(data=st.data(), word=st.sampled_from(("failed", "retry")))
+    def die(self, data: st.DataObject, word: OutcomeWord) -> None:
+        held = [(hand, claim) for hand in self.hands for claim in hand.held.values()]
+        hand, claim = data.draw(st.sampled_from(held))
+        self.over.append(claim)
+        job = self.model.jobs.get(claim.id)
+        is_poison = False
+        if job and self.holds(claim) and not job.is_canceled:
+            job.crashes += 1
+            is_poison = job.crashes >= 3
+        answer = hand.end(claim, word, delay=3600, error_type="ProcessDied")
+        expected = self.ended(claim, "failed" if is_poison else word, waits=True)
+        assert answer == ("poison" if is_poison else expected)
 
     @precondition(lambda self: any(len(hand.held) > 1 for hand in self.hands))
     @rule(data=st.data(), word=words, others=st.lists(st.sampled_from(COME_BACK), max_size=2))
@@ -379,6 +398,32 @@ class Scripts(RuleBasedStateMachine):
         self.broker.show(self.hands[hand].name, [claim.entry for claim in held])
         self.shown |= {claim.entry for claim in held}
 
+    @precondition(lambda self: any(hand.held for hand in self.hands))
+    @rule(data=st.data(), percent=st.integers(0, 100))
+    def say(self, data: st.DataObject, percent: int) -> None:
+        claims = [claim for hand in self.hands for claim in hand.held.values()]
+        claim = data.draw(st.sampled_from(claims))
+        answer = self.broker.progress(claim.id, claim.exec, percent=percent, message="")
+        assert self.broker.standing(claim.id, claim.exec) == answer
+        if not self.holds(claim):
+            assert answer == "lost"
+            return
+        job = self.model.jobs[claim.id]
+        assert answer == ("canceled" if job.is_canceled else "ok")
+        job.percent = max(job.percent, percent)
+        self.model.tell("progress", claim.id)
+
+    @rule(job_id=ids)
+    def hasten(self, job_id: str) -> None:
+        job = self.model.jobs.get(job_id)
+        answer = self.broker.hasten(job_id)
+        if job is None or job.status != "scheduled":
+            assert answer == (job.status if job else "missing")
+            return
+        assert answer == "promoted"
+        self.model.push(job_id)
+        self.model.tell("queued", job_id)
+
     @rule(hand=hands)
     def renew(self, hand: int) -> None:
         held = self.hands[hand].held.values()
@@ -414,6 +459,7 @@ class Scripts(RuleBasedStateMachine):
         assert answer == ["retried"]
         self.model.leave(job_id)
         job.attempts, job.is_canceled, job.crashes = job.attempt + 2, False, 0
+        job.percent = 0
         self.model.push(job_id)
         self.model.tell("retried", job_id)
 
@@ -493,6 +539,10 @@ class Scripts(RuleBasedStateMachine):
             queue = RQQueue(origin, connection=self.redis, serializer=JSONSerializer)
             assert queue.get_job_ids() == waiting
             assert queue.count == len(waiting)
+            there = [job.status for job in self.model.jobs.values() if job.origin == origin]
+            for status, registry in {**REGISTRIES, "started": StartedJobRegistry}.items():
+                options = {"connection": self.redis, "serializer": JSONSerializer}
+                assert registry(origin, **options).count == there.count(status)
 
     def found_by_rq(self, job_id: str) -> list[str]:
         places = []
@@ -527,6 +577,7 @@ class Scripts(RuleBasedStateMachine):
                 *(job.run, job.attempt, job.attempts),
             )
             assert found.is_ended is not job.is_active
+            assert found.progress == (100 if job.status == "finished" else job.percent)
             # Only an ended job may expire.
             assert (self.redis.ttl(keys.job(job_id)) == -1) is job.is_active
             assert self.redis.xlen(keys.results(job_id)) == min(10, job.history)
