@@ -186,8 +186,9 @@ class Model:
 class Scripts(RuleBasedStateMachine):
     """Each rule does one thing to both, and compares the answers."""
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        """Begin with jobs that wait, are delayed or run: most rules need some."""
         self.redis = redis_of_the_session[0]
         self.redis.flushdb()
         self.redis.script_flush()
@@ -200,6 +201,17 @@ class Scripts(RuleBasedStateMachine):
         self.told = 0
         self.shown: set[str] = set()
         self.runs = 0
+        for job_id in IDS:
+            self.enqueue(
+                job_id=job_id,
+                origin=data.draw(st.sampled_from(Q.origins)),
+                is_delayed=data.draw(st.booleans()),
+                when_active="return",
+                value=0,
+                type_name="test.it",
+            )
+        for hand in (0, 1):
+            self.claim(hand=hand, room=data.draw(st.integers(0, 2)), is_lost=False)
 
     @rule(
         job_id=ids,
@@ -274,6 +286,9 @@ class Scripts(RuleBasedStateMachine):
         expected = {claim.exec for claim in self.unheard[hand] if self.holds(claim)}
         assert {claim.exec for claim in heard} == expected
         self.unheard[hand] = []
+
+    def has(self, *statuses: str) -> bool:
+        return any(job.status in statuses for job in self.model.jobs.values())
 
     def holds(self, claim: Claim) -> bool:
         job = self.model.jobs.get(claim.id)
@@ -357,7 +372,7 @@ class Scripts(RuleBasedStateMachine):
             model.conclude(claim.id, {"completed": "finished"}.get(word, word))
         return answer
 
-    @precondition(lambda self: any(job.exec for job in self.model.jobs.values()))
+    @precondition(lambda self: self.has("started"))
     @rule(data=st.data())
     def lose_a_worker(self, data: st.DataObject) -> None:
         running = [job_id for job_id, job in self.model.jobs.items() if job.exec]
@@ -392,6 +407,7 @@ class Scripts(RuleBasedStateMachine):
             self.over += [claim for claim in hand.held.values() if claim.id == job_id]
             hand.held = {e: claim for e, claim in hand.held.items() if claim.id != job_id}
 
+    @precondition(lambda self: self.has("started"))
     @rule(hand=hands)
     def show(self, hand: int) -> None:
         held = [claim for claim in self.hands[hand].held.values() if self.holds(claim)]
@@ -413,6 +429,7 @@ class Scripts(RuleBasedStateMachine):
         job.percent = max(job.percent, percent)
         self.model.tell("progress", claim.id)
 
+    @precondition(lambda self: self.has("scheduled"))
     @rule(job_id=ids)
     def hasten(self, job_id: str) -> None:
         job = self.model.jobs.get(job_id)
@@ -424,6 +441,7 @@ class Scripts(RuleBasedStateMachine):
         self.model.push(job_id)
         self.model.tell("queued", job_id)
 
+    @precondition(lambda self: any(hand.held for hand in self.hands))
     @rule(hand=hands)
     def renew(self, hand: int) -> None:
         held = self.hands[hand].held.values()
@@ -432,6 +450,7 @@ class Scripts(RuleBasedStateMachine):
         flagged = {claim.entry for claim in held if self.model.jobs[claim.id].is_canceled}
         assert canceled == flagged - lost
 
+    @precondition(lambda self: self.has("queued", "started", "scheduled"))
     @rule(job_id=ids)
     def cancel(self, job_id: str) -> None:
         job = self.model.jobs.get(job_id)
@@ -449,6 +468,7 @@ class Scripts(RuleBasedStateMachine):
         self.model.tell("canceled", job_id)
         self.model.conclude(job_id, "canceled")
 
+    @precondition(lambda self: self.has("failed", "canceled"))
     @rule(job_id=ids)
     def retry(self, job_id: str) -> None:
         job = self.model.jobs.get(job_id)
@@ -463,7 +483,7 @@ class Scripts(RuleBasedStateMachine):
         self.model.push(job_id)
         self.model.tell("retried", job_id)
 
-    @precondition(lambda self: any(j.status == "scheduled" for j in self.model.jobs.values()))
+    @precondition(lambda self: self.has("scheduled"))
     @rule(data=st.data())
     def come_due(self, data: st.DataObject) -> None:
         delayed = [i for i, job in self.model.jobs.items() if job.status == "scheduled"]
@@ -474,12 +494,14 @@ class Scripts(RuleBasedStateMachine):
         self.model.push(job_id)
         self.model.tell("queued", job_id)
 
+    @precondition(lambda self: not self.model.is_paused)
     @rule()
     def pause(self) -> None:
         assert self.broker.pause(Q) is not self.model.is_paused
         self.model.is_paused = True
         self.model.tell("paused")
 
+    @precondition(lambda self: self.model.is_paused)
     @rule()
     def resume(self) -> None:
         assert self.broker.resume(Q) is self.model.is_paused
