@@ -268,6 +268,7 @@ class Scripts(RuleBasedStateMachine):
             self.model.leave(claim.id)
             job.status, job.exec, job.attempt = "started", claim.exec, job.attempt + 1
             job.percent = 0 if job.attempt > 1 else job.percent
+            job.last = ""  # one execution is remembered, and this is the one now
             self.model.tell("claimed", claim.id)
             assert (claim.run, claim.attempt, claim.attempts) == (
                 job.run,
