@@ -36,7 +36,7 @@ Word = Literal["finished", "failed", "stopped", "canceled"]
 ExceptionHandler = Callable[..., Any]
 
 TRIES = 5  # of a transaction that others disturb
-LOOK = 500  # deferred jobs of an RQ queue that one look checks
+LOOK = 500  # deferred jobs of an RQ queue that one look checks; the next goes on behind them
 
 
 class StockJob:
@@ -142,6 +142,7 @@ class Dependents:
 
     def __init__(self, connection: Redis) -> None:
         self._connection = connection
+        self._cursors: dict[str, int] = {}  # how far `look_through` has come, by RQ queue
 
     def enqueue(self, job_id: str, word: Word) -> set[str]:
         """Enqueue the jobs that waited for this end only; return the RQ queues they lie in."""
@@ -176,8 +177,11 @@ class Dependents:
         ready = ReadyJobRegistry(origin, connection=self._connection, serializer=JSONSerializer)
         enqueued = bool(ready.cleanup())
         lost: list[tuple[str, str, Word]] = []
-        found = self._connection.zrange(keys.registry("deferred", origin), 0, LOOK - 1)
-        for job in self._fetch(cast("list[bytes]", found)):
+        deferred = keys.registry("deferred", origin)
+        cursor = self._cursors.get(origin, 0)
+        answer = self._connection.zscan(deferred, cursor, count=LOOK)
+        self._cursors[origin], found = cast("tuple[int, list[tuple[bytes, float]]]", answer)
+        for job in self._fetch(job_id for job_id, _ in found):
             if self._enqueue(job):
                 enqueued = True
             elif end := self._bad_end(job):
