@@ -453,6 +453,9 @@ class Dispatcher:
         if self.threads.is_stuck and self._stop_at is None:
             logger.error("A job does not stop at its timeout: the worker will exit, to be replaced")
             self.stop(within=self.config.drain_seconds)
+        if self.processes.is_broken and self._stop_at is None:
+            logger.error("The template process was killed: the worker will exit, to be replaced")
+            self.stop(within=self.config.drain_seconds)
 
     def _do_chores(self, now: float) -> None:
         try:

@@ -25,6 +25,7 @@ from jobserver.worker.template import Death, Template
 JOBS_PER_CHILD = 1000  # then it is replaced, whatever it leaked
 GROWTH_MIB = 200  # beyond what it started with: it is replaced after the job
 BY_ORDER = "killed by order"
+BROKEN = "the template of its process was killed"  # all its children die with it
 GRACE = 5.0  # seconds between the timeout inside the child and SIGKILL
 
 _SENT = tuple(name for name in Ending._fields if name != "claim")
@@ -51,8 +52,10 @@ class Processes:
         self._server = server
         self._template = template
         self.slots = slots
+        self.is_broken = False  # without its template it starts no more
         self._children: list[Child] = []
         self._deaths: dict[int, Death] = {}
+        self._refused: list[Ending] = []
 
     @property
     def free(self) -> int:
@@ -68,7 +71,12 @@ class Processes:
         """Run a claim in a child; its end turns up in `ended`."""
         child = next((c for c in self._children if c.claim is None and not c.is_gone), None)
         if child is None:
-            child = Child(self._template.fork())
+            try:
+                child = Child(self._template.fork())
+            except OSError:
+                self.is_broken = True
+                self._refused.append(Ending(claim=claim, word="release", reason=BROKEN))
+                return
             self._children.append(child)
         child.claim = claim
         child.deadline = time.monotonic() + claim.timeout + GRACE
@@ -80,16 +88,22 @@ class Processes:
 
     def watched(self) -> Sequence[Connection | Template]:
         """What becomes readable when there is something in `ended`."""
-        return [*(child.pipe for child in self._children if not child.is_gone), self._template]
+        pipes = [child.pipe for child in self._children if not child.is_gone]
+        return pipes if self.is_broken else [*pipes, self._template]
 
     def ended(self, ready: Sequence[object]) -> list[Ending]:
         """Return the runs that have ended, as far as what is `ready` of `watched` tells."""
         if self._template in ready:
-            self._deaths.update({death.pid: death for death in self._template.deaths()})
+            try:
+                self._deaths.update({death.pid: death for death in self._template.deaths()})
+            except OSError:
+                self.is_broken = True
         news = [child for child in self._children if child.is_gone or child.pipe in ready]
-        if not news:
+        if not news and not self._refused:
             return []
         endings = [end for child in news if (end := self._read(child))]
+        endings += self._refused
+        self._refused = []
         pids = {child.pid for child in self._children}
         self._deaths = {pid: death for pid, death in self._deaths.items() if pid in pids}
         return endings
@@ -140,7 +154,7 @@ class Processes:
             child.is_gone = True
         child.is_gone = child.is_gone or is_dead
         # Its pipe closes before the template has reaped it: the reason comes a moment later.
-        if child.is_gone and (child.pid in self._deaths or not child.pid):
+        if child.is_gone and (child.pid in self._deaths or not child.pid or self.is_broken):
             self._children.remove(child)
             child.pipe.close()
             if child.claim:
@@ -148,7 +162,8 @@ class Processes:
         return None
 
     def _lost(self, claim: Claim, death: Death | None, killed_for: str) -> Ending:
-        how = death.reason if death else "its process could not start"
+        unseen = BROKEN if self.is_broken else "its process could not start"
+        how = death.reason if death else unseen
         reason = killed_for or how
         known = self._server.registry.types.get(claim.type)
         if killed_for == "canceled":

@@ -39,7 +39,7 @@ from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
 
 TIMEOUT = 5.0  # seconds for one command of the dispatcher
-STUCK = 3  # exit code of a worker that must be replaced: a job of its threads does not stop
+STUCK = 3  # exit code of a worker that must be replaced: a thread is stuck, or its template gone
 LISTENING = 3.0  # seconds that listeners have for what is still to be told at the end
 STATISTICS = 30.0  # seconds between two statistics lines (seed S1)
 
@@ -165,7 +165,9 @@ class Worker(BaseWorker):
             template.close()
             self._leave()
         logger.info("Queue Worker has stopped: %s", self.name)
-        if threads.is_stuck:  # a common exit could wait for what the stuck job has started
+        if (
+            threads.is_stuck or processes.is_broken
+        ):  # a common exit could wait for what the stuck job has started
             logging.shutdown()
             os._exit(STUCK)
         return done > 0

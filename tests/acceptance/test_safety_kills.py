@@ -6,12 +6,14 @@ import os
 import random
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobserver.broker import Broker
-from tests.acceptance.conftest import wait_until
+from tests.acceptance.conftest import StartWorker, wait_until
 from tests.fleet import Fleet
-from tests.load import Load
+from tests.hands import request_of
+from tests.load import Load, runs, unsettled
 
 
 def await_notes(count: int) -> None:
@@ -57,3 +59,31 @@ def test_killed_children_cost_their_own_job_one_run(
     wait_until(load.is_done, seconds=60)
     assert all(worker.is_running() for worker in fleet.workers.values())
     print(f"{rounds} children killed:", fleet.account(load))
+
+
+def test_a_killed_template_costs_only_what_ran_in_its_children(
+    broker: Broker, fleet: Fleet, start_worker: StartWorker
+) -> None:
+    lasting = [
+        request_of(
+            f"{queue}-{n}",
+            queue=queue,
+            type_name=f"safety_jobs.{queue}",
+            attempts=20,
+            payload='{"seconds": 2}',
+        )
+        for queue in ("mail", "sync")
+        for n in range(2)
+    ]
+    patient = {"DRAIN_SECONDS": "20", "LEASE_SECONDS": "15"}
+    doomed = start_worker(**fleet.settings | patient)
+    broker.enqueue(lasting)
+    wait_until(lambda: len(runs()) == 4, seconds=40, what="all run")
+    (template,) = psutil.Process(doomed.pid).children()
+    template.kill()
+    assert doomed.wait(timeout=30) == 3
+    fleet.start()
+    wait_until(lambda: all(broker.fetch(job.id).is_ended for job in lasting), seconds=40)
+    found = {job: [run.attempt for run in its] for job, its in runs().items()}
+    assert found == {"mail-0": [1], "mail-1": [1], "sync-0": [1, 2], "sync-1": [1, 2]}
+    assert unsettled(broker.connection, found) == []
