@@ -10,6 +10,7 @@ from jobs.follows.sync import sync_all_products_for_follow
 from jobs.queues import HOUR, PRODUCT_SYNC
 from jobs.records import Follow, FollowMode, FollowStatus, Plan, Shop, db
 from jobs.records.batches import batched
+from jobs.records.columns import LARGEST_INTEGER
 from jobs.settings import current_settings
 from jobserver import (
     Discard,
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 class ProductSync(Schema):
     """Which follow is synced."""
 
-    follow_id = fields.Integer(required=True, strict=True, validate=validate.Range(min=1))
+    follow_id = fields.Integer(
+        required=True, strict=True, validate=validate.Range(1, LARGEST_INTEGER)
+    )
 
 
 @job(

@@ -27,7 +27,8 @@ def _shop_id(name: str) -> fields.Integer:
 
 
 def _has_two_places(value: Decimal) -> None:
-    if value != round(value, 2):
+    # What is beyond the range is refused as that; a number of 300 digits cannot be rounded.
+    if abs(value) <= 500 and value != round(value, 2):
         raise ValidationError(MARKUP)
 
 

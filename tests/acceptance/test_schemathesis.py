@@ -101,6 +101,7 @@ def fuzz(site: Site, *, seconds: int, directory: Path) -> int:
             *("run", f"{site.url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}"),
             *("--checks", "all", "--mode", "all", "--max-time", str(seconds)),
             *("--continue-on-failure", "--no-color", "--workers", "2"),
+            *("--request-timeout", "60"),  # a long poll takes up to 30 seconds
         ],
         cwd=directory,
         env={

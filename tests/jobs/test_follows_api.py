@@ -139,6 +139,7 @@ def test_a_wrong_page_is_not_called_a_wrong_payload(client: FlaskClient) -> None
         ({"markupPercentage": "much"}, "markupPercentage", "0 to 500"),
         ({"markupPercentage": None}, "markupPercentage", "0 to 500"),
         ({"markupPercentage": float("nan")}, "markupPercentage", "0 to 500"),
+        ({"markupPercentage": -(10**300)}, "markupPercentage", "0 to 500"),
         ({"markupPercentage": True}, "markupPercentage", "0 to 500"),
         ({"markup": 3}, "markup", "unknown"),
     ],
