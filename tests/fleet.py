@@ -102,7 +102,7 @@ class Fleet:
         wrong = {job: a for job, a in self._attempts(load).items() if a != 1 + lost[job]}
         assert wrong == {}, "a kill, and nothing else, spends an attempt"
         slowest = max((_recovery(journal[job], at) for job, at in self.killed), default=0)
-        assert slowest <= RECOVERY
+        assert slowest <= RECOVERY, "seconds"
         reruns = sum(len(found) - 1 for found in journal.values())
         return (
             f"{len(load.ids)} jobs, {reruns} re-runs, {len(self.killed)} held at a kill, "

@@ -37,8 +37,8 @@ def test_terminations_and_kills_under_load_lose_nothing(
     with Load(broker) as load:
         names = [fleet.start(), fleet.start()]
         for turn in range(2 * rounds):
+            wait_until(lambda: all(map(fleet.held, names)), seconds=40, what="both work")
             name = names.pop(0)
-            wait_until(lambda name=name: fleet.held(name), what="it works")
             await_notes(chance.randrange(20))  # so that it is anywhere in its work
             _ = fleet.kill(name) if turn % 2 else fleet.terminate(name)
             names.append(fleet.start())
