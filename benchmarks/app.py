@@ -15,4 +15,11 @@ def create_app() -> Flask:
     server = JobServer(app, jobs=["benchmarks.tasks"])
     for number in range(OTHERS):
         server.registry.add_queue(Queue(f"other-{number}", executor="thread"))
+
+    @app.get("/bare")
+    def bare() -> bytes:
+        """Answer what one GET brings: what polls are measured against."""
+        found: bytes = server.broker.connection.get("bare") or b""
+        return found
+
     return app

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flask.testing import FlaskClient
 
+from benchmarks import watching
 from benchmarks.measure import Report, valkey
 from jobs.application import create_app
 from jobs.settings import Settings
@@ -26,6 +27,7 @@ REQUESTS = 400
 def run(report: Report) -> None:
     """Run all benchmarks of the HTTP layer."""
     count_many_jobs(report)
+    watching.run(report)
 
 
 def count_many_jobs(report: Report) -> None:

@@ -39,7 +39,6 @@ from jobserver.payload import dumps, job_id
 from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
 
-REDIS_CONNECTIONS = 16  # at most, of a process; its threads are many more
 FUNCTION = "jobserver.runner.run"  # the only function whose name travels
 
 logger = logging.getLogger("jobserver.server")
@@ -76,8 +75,7 @@ class Server:
         self.config = config
         self.registry = Registry(overrides=config.queue_overrides)
         self.registry.discover(self._modules)
-        connection = connect(config.redis_url, max_connections=REDIS_CONNECTIONS)
-        self.broker = Broker(connection, events_max_mib=config.events_max_mib)
+        self.broker = Broker(connect(config.redis_url), events_max_mib=config.events_max_mib)
         self.outbox = Outbox(self.broker)
         self.listeners = Listeners(self.registry.listeners, context=self.app.app_context)
         self.lookout = Lookout(self.broker, most=config.max_waiters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from redis import BlockingConnectionPool, ConnectionPool, Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -14,19 +14,13 @@ from jobserver.errors import ConfigInvalid
 CONNECT_TIMEOUT = 1.0  # seconds: with one command's 1 s a dead server is noticed in under 2 s
 
 
-def connect(url: str, *, timeout: float = 1.0, max_connections: int | None = None) -> Redis:
+def connect(url: str, *, timeout: float = 1.0) -> Redis:
     """Return a client whose commands fail after `timeout` seconds and are not repeated by redis-py.
 
     redis-py's own retries would hold a request for up to a minute; repeating is the broker's
-    business, which knows what may be repeated. Who finds `max_connections` in use waits for one,
-    half of `timeout` at most.
+    business, which knows what may be repeated.
     """
-    if max_connections is None:
-        return Redis.from_url(url, **_options(timeout))
-    pool = BlockingConnectionPool.from_url(
-        url, **_options(timeout), max_connections=max_connections, timeout=timeout / 2
-    )
-    return Redis(connection_pool=pool)
+    return Redis.from_url(url, **_options(timeout))
 
 
 def sibling(connection: Redis, *, timeout: float) -> Redis:

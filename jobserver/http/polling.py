@@ -114,6 +114,8 @@ def _changed(watch: Watch, *, seconds: int) -> Job | None:
 
 def _wait() -> int:
     """Return the seconds that the asker would wait, at most LONGEST_WAIT."""
+    if not request.query_string and "HTTP_PREFER" not in request.environ:
+        return 0  # most polls: nothing has to be parsed
     asked = request.args.get("wait")
     if asked is not None and not re.fullmatch(r"[0-9]+", asked):
         detail = f"Must be seconds, a whole number; at most {LONGEST_WAIT} are waited."

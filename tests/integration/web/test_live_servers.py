@@ -25,7 +25,8 @@ from tests.integration.web.gunicorn import ROOT
 from tests.integration.web.shop import MAIL, TOKEN, send_letter
 
 CLIENTS = 60
-LATEST = 1.0  # seconds after its job's end that a client sees it: five times what is promised
+SOON = 1.0  # seconds after its job's end that a client sees it: five times what is promised
+LATEST = 5.0  # seconds, for all: whoever's change was missed would see it after ten
 
 
 class Web:
@@ -132,6 +133,7 @@ def test_many_waiters_see_the_end_soon_and_take_one_connection(
     for client in clients:
         client.result(30)
     late = sorted(seen[job.id] - ended[job.id] for job in jobs)
+    assert late[int(0.95 * CLIENTS)] < SOON, late
     assert late[-1] < LATEST, late
 
 
