@@ -15,6 +15,7 @@ from tests.load import Load, runs
 
 OFTEN = ("claim", "finish", "progress")
 SELDOM = ("renew", "promote", "recover", "clean")
+NOT_OF_WORKERS = ("reconcile",)
 OF_SCHEDULERS = ("promote", "recover", "clean", "reconcile")
 SOAK = [pytest.mark.soak, pytest.mark.timeout(3000)]
 
@@ -27,7 +28,7 @@ def calls(scripts: Iterable[str], numbers: Iterable[int]) -> list[str]:
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(calls(OFTEN, [2]) + calls(SELDOM, [1]), id="one"),
+        pytest.param(calls(OFTEN, [2]) + calls(SELDOM + NOT_OF_WORKERS, [1]), id="one"),
         pytest.param(
             calls(OFTEN + SELDOM, range(1, 9)) + calls(OFTEN, range(9, 31)),
             id="first-many",
@@ -35,7 +36,7 @@ def calls(scripts: Iterable[str], numbers: Iterable[int]) -> list[str]:
         ),
     ],
 )
-def test_a_worker_may_die_before_and_after_every_call(
+def test_a_process_may_die_before_and_after_every_call(
     broker: Broker, fleet: Fleet, tmp_path: Path, faults: list[str]
 ) -> None:
     struck = tmp_path / "struck"
@@ -44,7 +45,8 @@ def test_a_worker_may_die_before_and_after_every_call(
     with Load(broker) as load:
         fleet.start()
         for fault in faults:
-            name = fleet.start(FAULT=fault)
+            is_of_workers = fault.partition(":")[0] not in NOT_OF_WORKERS
+            name = (fleet.start if is_of_workers else fleet.start_scheduler)(FAULT=fault)
             mark = struck / fault
             wait_until(lambda mark=mark: mark.exists() and mark.read_text(), what=fault)
             if int(mark.read_text()) != fleet.workers[name].pid:
@@ -54,16 +56,12 @@ def test_a_worker_may_die_before_and_after_every_call(
     print(f"{len(faults)} faults:", fleet.account(load))
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [
-        pytest.param(calls(["recover", "reconcile"], [1]), id="one"),
-        pytest.param(calls(OF_SCHEDULERS, range(1, 9)), id="first-many", marks=SOAK),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
 def test_a_scheduler_may_die_before_and_after_every_call(
-    broker: Broker, fleet: Fleet, tmp_path: Path, faults: list[str]
+    broker: Broker, fleet: Fleet, tmp_path: Path
 ) -> None:
+    faults = calls(OF_SCHEDULERS, range(1, 9))
     struck = tmp_path / "struck"
     struck.mkdir()
     fleet.settings |= {"LEASE_SECONDS": "2", "STRUCK": str(struck)}
