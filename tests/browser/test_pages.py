@@ -162,3 +162,16 @@ def test_errors_are_pages_too(signed_in: Page, site: str, picture: Picture) -> N
     signed_in.get_by_role("link", name="Queues").click()
     expect(signed_in).to_have_url(f"{site}/rq/")
     signed_in.wait_for_load_state("networkidle")
+
+
+def test_the_apis_document_is_a_page_that_can_be_unfolded(
+    signed_in: Page, site: str, picture: Picture
+) -> None:
+    page = signed_in
+    page.goto(f"{site}/docs")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Job server of shop")
+    page.get_by_text("Make a job; while one with its key is active").click()
+    expect(page.get_by_role("link", name="JobRequest").first).to_be_visible()
+    picture(page, "docs")
+    page.get_by_role("link", name="JobRequest").first.click()
+    expect(page.locator("#schema-JobRequest")).to_be_in_viewport()
