@@ -49,6 +49,7 @@ SHOP = ShopSchema()
     answers={201: FollowMadeSchema, 202: FollowQueuedSchema},
     errors=(404, 409),
 )
+@JobServer.needs("operator", owners=True)
 def create() -> tuple[Response, int, dict[str, str]]:
     """Follow a shop: 202 to resell, its products are then synced in the background, else 201."""
     values = REQUEST.load(_body())

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from jobs.follows.jobs import resync_follows
 from jobs.records import Shop, db, writing
-from jobserver.ledger import tokens
+from jobserver.ledger import models, tokens
 from jobserver.testing import enqueued, perform, work
 from tests.jobs.conftest import FreshSessionClient
 from tests.jobs.http import bearer
@@ -77,6 +77,17 @@ def test_a_user_sees_its_own_follows_and_their_syncs_only(
             hidden, missing = ada.get(path.format(other)), ada.get(path.format(999_999))
             assert (hidden.status_code, missing.status_code) == (404, 404)
             assert hidden.get_json()["title"] == missing.get_json()["title"]
+
+
+def test_a_user_without_an_owner_sees_not_even_nobodys_follows(
+    client: FlaskClient, ask_as: AskAs, shops: list[int]
+) -> None:
+    nobodys = follow(client, shops[0], shops[1])
+    asker = ask_as("to-be-lost")
+    with writing() as session:
+        session.execute(models.tokens.update().values(owner=None))
+    assert ids(asker) == []
+    assert asker.get(f"/api/follows/{nobodys}").status_code == 404
 
 
 def test_a_follow_that_exists_is_named_to_those_who_see_it_only(

@@ -32,5 +32,7 @@ class Orders:
             self.last()
             if body.get("status"):
                 raise errors.WrongState if body["status"] == 409 else ValueError
+            if body.get("returned"):
+                return jsonify(number=number), body["returned"], {}
             headers = {"Location": f"/orders/{number}", "Retry-After": "2", "X-Mine": "once"}
             return jsonify(number=number, call=call_id()), 202, headers

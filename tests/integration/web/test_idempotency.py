@@ -113,6 +113,15 @@ def test_a_failure_is_not_kept_and_the_key_is_free_again(
     assert len(orders.taken) == 2
 
 
+@pytest.mark.parametrize("status", [422, 503])
+def test_a_failure_that_a_view_returns_is_not_kept_either(
+    client: FlaskClient, orders: Orders, status: int
+) -> None:
+    assert post(client, returned=status).status_code == status
+    assert "Idempotent-Replayed" not in post(client, returned=status).headers
+    assert len(orders.taken) == 2
+
+
 class AtWork:
     """A first request that is held inside its view, in a thread of its own."""
 
