@@ -139,15 +139,18 @@ class Broker:
 
     def fetch_many(self, ids: Sequence[str]) -> list[Job | None]:
         """Return the jobs as they stand, None for each that is not there; one round trip."""
+        commands: list[Sequence[Argument]] = []
+        for job_id in ids:
+            commands.append(("HGETALL", keys.job(job_id)))
+            commands.append(("XREVRANGE", keys.results(job_id), "+", "-", "COUNT", 1))
         with available():
-            pipe = self.connection.pipeline(transaction=False)
-            for job_id in ids:
-                pipe.hgetall(keys.job(job_id))
-                pipe.xrevrange(keys.results(job_id), count=1)
-            raw = pipe.execute()
+            raw = self.scripts.exchange(commands)
+        found = [(_pairs(raw[n]), raw[n + 1]) for n in range(0, len(raw), 2)]
         return [
-            jobs.from_hash(job_id, fields, results[0][1] if results else None) if fields else None
-            for job_id, fields, results in zip(ids, raw[::2], raw[1::2], strict=True)
+            jobs.from_hash(job_id, fields, _pairs(results[0][1]) if results else None)
+            if fields
+            else None
+            for job_id, (fields, results) in zip(ids, found, strict=True)
         ]
 
     def statistics(self, queues: Sequence[Queue]) -> dict[str, QueueState]:
@@ -458,7 +461,9 @@ def read_listed(rows: Sequence[tuple[bytes, list[bytes], list[bytes]]]) -> list[
     ]
 
 
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+def _pairs(flat: Any) -> dict[bytes, bytes]:
+    if isinstance(flat, dict):  # so in RESP3
+        return flat
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 

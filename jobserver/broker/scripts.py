@@ -43,10 +43,11 @@ class Scripts:
         if any(isinstance(answer, NoScriptError) for answer in answers):
             self.load()
             answers = self._exchange(commands)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+        return _checked(answers)
+
+    def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send plain commands in one round trip; an answer that is an error is raised."""
+        return _checked(self._exchange(commands)) if commands else []
 
     def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         # What redis-py's own pipeline does, without half of its cost: one to four commands at a
@@ -72,6 +73,13 @@ class Scripts:
         for text in self._texts.values():
             pipe.script_load(text)
         pipe.execute()
+
+
+def _checked(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 def _answer(connection: Any) -> Any:
