@@ -86,10 +86,11 @@ class Fleet:
         worker.terminate()
         worker.wait(timeout=30)
 
-    def account(self, load: Load) -> str:
+    def account(self, load: Load, *, within: float = RECOVERY) -> str:
         """Assert what holds after the end of all jobs; return the figures."""
         journal = runs()
-        assert unsettled(self.redis, load.ids) == []
+        wrong_places = unsettled(self.redis, load.ids)
+        assert not wrong_places, wrong_places
         assert set(journal) == set(load.ids), "each ran"
         lost, returned = Counter(job for job, _ in self.killed), put_back(self.redis)
         too_many = {
@@ -97,12 +98,12 @@ class Fleet:
             for job, found in journal.items()
             if len(found) > 1 + lost[job] + returned[job]
         }
-        assert too_many == {}, "runs, kills, times put back"
+        assert not too_many, f"job: runs, kills, times put back: {too_many}"
         assert all(any(run.ended for run in found) for found in journal.values())
         wrong = {job: a for job, a in self._attempts(load).items() if a != 1 + lost[job]}
-        assert wrong == {}, "a kill, and nothing else, spends an attempt"
+        assert not wrong, f"a kill, and nothing else, spends an attempt: {wrong}"
         slowest = max((_recovery(journal[job], at) for job, at in self.killed), default=0)
-        assert slowest <= RECOVERY, "seconds"
+        assert slowest <= within, f"the slowest recovery took {slowest} s"
         reruns = sum(len(found) - 1 for found in journal.values())
         return (
             f"{len(load.ids)} jobs, {reruns} re-runs, {len(self.killed)} held at a kill, "
