@@ -137,3 +137,20 @@ def test_an_unknown_queue_is_refused_in_one_line(
 ) -> None:
     worker = start_worker("no-such-queue")
     assert worker.wait(timeout=10) == 1
+
+
+def test_a_worker_shows_its_slots_and_all_it_runs(
+    server: JobServer, start_worker: StartWorker
+) -> None:
+    jobs = [server.enqueue("engine_jobs.linger", {"seconds": 5}) for _ in range(2)]
+    start_worker(WORKER_PROCESSES="2", WORKER_CONCURRENCY="7")
+
+    def runs_both() -> bool:
+        return any(len(worker.jobs) == len(jobs) for worker in server.workers())
+
+    wait_until(runs_both)
+    (worker,) = server.workers()
+    assert (worker.process_slots, worker.thread_slots) == (2, 7)
+    assert {job.id for job in worker.jobs} == {job.id for job in jobs}
+    assert {(job.queue, job.attempt) for job in worker.jobs} == {("in-processes", 1)}
+    assert set(worker.queues) == set(server.registry.queues)
