@@ -102,7 +102,8 @@ def fuzz(site: Site, *, seconds: int, directory: Path, seed: int | None = None) 
             *("run", f"{site.url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}"),
             *("--checks", "all", "--mode", "all", "--max-time", str(seconds)),
             *("--continue-on-failure", "--no-color", "--workers", "2"),
-            *("--request-timeout", "60"),  # a long poll takes up to 30 seconds
+            # A long poll takes up to 30 seconds.
+            *("--request-timeout", "60", "--max-response-time", "40"),
             *seeded,
         ],
         cwd=directory,
