@@ -136,14 +136,16 @@ def test_waiting_jobs_that_start_or_go_between_pages_hide_no_other(
     assert found == (["j03", "j04", "j05", "j07", "j08"] if at_a_time else wanted)
 
 
-def test_a_waiting_job_put_in_front_again_does_not_mislead_the_pages(
-    broker: Broker, listing: Listing
+def test_waiting_jobs_put_in_front_again_do_not_mislead_the_pages(
+    broker: Broker, listing: Listing, redis: Redis
 ) -> None:
-    for number in range(9):
-        broker.enqueue([request_of(f"j{number}")])
+    for number in range(20):
+        broker.enqueue([request_of(f"j{number:02}")])
     hand = Hand(broker, [Q])
-    hand.end(hand.take(), "release")
-    assert walk(listing, "waiting", count=2) == [f"j{number}" for number in range(9)]
+    hand.end_many([(claim, "release") for claim in hand.claim(threads=10)])
+    in_order = [job_id.decode() for job_id in redis.lrange(keys.waiting("q"), 0, -1)]
+    assert len(in_order) == 20
+    assert walk(listing, "waiting", count=3) == in_order
 
 
 def test_running_jobs_are_listed_by_id(broker: Broker, listing: Listing) -> None:
