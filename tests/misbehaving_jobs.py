@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -64,6 +65,7 @@ def misbehave(how: str) -> object:
         "recursion": recursion,
         "group": lambda: throw(BaseExceptionGroup("unusual", [KeyboardInterrupt()])),
         "program": ended_program,
+        "leave-a-thread": leave_a_thread,
         # It ends its process.
         "exit-0": lambda: os._exit(0),
         "exit-3": lambda: os._exit(3),
@@ -110,6 +112,11 @@ def stop() -> None:
     program = subprocess.Popen(["sleep", "60"])
     note(f"program {program.pid}")
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def leave_a_thread() -> None:
+    """Leave a thread behind for which a process waits at its exit."""
+    threading.Thread(target=time.sleep, args=(60,), daemon=False).start()
 
 
 def recursion() -> None:

@@ -41,6 +41,7 @@ from jobserver.worker.watchdog import Watchdog
 TIMEOUT = 5.0  # seconds for one command of the dispatcher
 STUCK = 3  # exit code of a worker that must be replaced: a thread is stuck, or its template gone
 LISTENING = 3.0  # seconds that listeners have for what is still to be told at the end
+FAILED = 1  # exit code of one that cannot go on: its runs are recovered elsewhere
 STATISTICS = 30.0  # seconds between two statistics lines (seed S1)
 
 logger = logging.getLogger("jobserver.worker")
@@ -156,6 +157,12 @@ class Worker(BaseWorker):
             done = dispatcher.run(burst=burst, max_jobs=max_jobs, max_idle=max_idle_time)
             while burst and aftermath.settle():  # it may have made new jobs
                 done = dispatcher.run(burst=True, max_jobs=max_jobs, max_idle=max_idle_time)
+        except Exception:
+            # What is missing here, memory for one, a common exit would miss too, or wait for it.
+            try:
+                logger.exception("Queue Worker fails: %s", self.name)
+            finally:
+                os._exit(FAILED)
         finally:
             orders.close()
             aftermath.close()

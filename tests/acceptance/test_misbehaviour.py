@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,8 +15,8 @@ from rq.job import Job as RQJob
 from rq.serializers import JSONSerializer
 
 from jobserver import JobServer, fixed
-from jobserver.broker import Job
-from tests.acceptance.conftest import ended, installed, wait_until, workers
+from jobserver.broker import Job, keys
+from tests.acceptance.conftest import StartWorker, ended, installed, wait_until, workers
 from tests.engine_jobs import journal
 
 TIMEOUT = 1.0  # of these job types
@@ -224,3 +225,16 @@ def test_a_retry_waits_until_the_stuck_thread_is_gone_or_its_worker_is(
     stopped, stayed = in_threads["stops"].job, in_threads["stays"].job
     assert (stopped.status, stopped.attempt) == ("failed", 2)
     assert (stayed.status, stayed.attempt, stayed.error_type) == ("delayed", 1, LATE)
+
+
+def test_a_worker_that_cannot_go_on_ends_whatever_its_jobs_left_running(
+    server: JobServer, start_worker: StartWorker, redis: Redis, tmp_path: Path
+) -> None:
+    left = server.enqueue("misbehaving_jobs.misbehave_in_thread", {"how": "leave-a-thread"})
+    worker = start_worker("in-threads")
+    wait_until(lambda: server.fetch(left.id).is_ended)
+    redis.delete(keys.HELD)
+    redis.set(keys.HELD, "no hash")  # a mistake of ours would look like this
+    server.enqueue("engine_jobs.add", {"a": 1})
+    assert worker.wait(timeout=20) == 1
+    assert "WRONGTYPE" in (tmp_path / "worker-0.log").read_text()
