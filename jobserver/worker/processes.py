@@ -98,7 +98,13 @@ class Processes:
                 self._deaths.update({death.pid: death for death in self._template.deaths()})
             except OSError:
                 self.is_broken = True
-        news = [child for child in self._children if child.is_gone or child.pipe in ready]
+        # After a death all are read: the dead one's pipe may be held open by a process that its job
+        # left behind, and its hello may still be in there.
+        news = [
+            child
+            for child in self._children
+            if self._template in ready or child.is_gone or child.pipe in ready
+        ]
         if not news and not self._refused:
             return []
         endings = [end for child in news if (end := self._read(child))]
@@ -137,12 +143,10 @@ class Processes:
         # the child has sent is there by then.
         is_dead = child.pid in self._deaths
         try:
-            while not child.is_gone:
+            while not child.is_gone and child.pipe.poll():
                 message = child.pipe.recv()
                 if isinstance(message, int):
                     child.pid = message
-                    if not child.pipe.poll():
-                        return None
                     continue
                 claim, child.claim, child.deadline = child.claim, None, 0
                 is_last, *sent = message
