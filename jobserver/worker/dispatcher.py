@@ -530,6 +530,7 @@ class Dispatcher:
         self._failures = 0
 
     def _wait(self) -> None:
+        self._ready = []  # read by now: a child that has nothing more to say would block us
         if self._pending and self._failures == 0 and len(self._sent) < AHEAD:
             return
         now = time.monotonic()
@@ -554,7 +555,6 @@ class Dispatcher:
         bell = self.doorbell.source
         if bell is not None:
             sources.append(bell)
-        self._ready = []
         self._sleeps = True
         blocked = self.threads.has_ended or (has_more and not self._failures)
         timeout = 0 if blocked else max(0, until - now)
