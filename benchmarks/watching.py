@@ -180,7 +180,9 @@ async def _stream(client: Client, path: str) -> float:
 async def _long_poll(client: Client, path: str) -> float:
     """Wait for a job's change, and return when it came."""
     client.ask(path)
-    client.ask(f"{path}?wait=30", tag=(await client.answer())["etag"])
+    first = await client.answer()
+    assert first[""] == "200", first
+    client.ask(f"{path}?wait=30", tag=first["etag"])
     assert (await client.answer())[""] == "200"
     return time.perf_counter()
 

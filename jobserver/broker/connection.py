@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from redis import ConnectionPool, Redis
+from redis import BlockingConnectionPool, ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobserver.config import Config
 from jobserver.errors import ConfigInvalid
 
+CONNECTIONS = 64  # at most, of a client; a web process has hundreds of threads
 CONNECT_TIMEOUT = 1.0  # seconds: with one command's 1 s a dead server is noticed in under 2 s
 
 
@@ -18,9 +19,11 @@ def connect(url: str, *, timeout: float = 1.0) -> Redis:
     """Return a client whose commands fail after `timeout` seconds and are not repeated by redis-py.
 
     redis-py's own retries would hold a request for up to a minute; repeating is the broker's
-    business, which knows what may be repeated.
+    business, which knows what may be repeated. Its threads share CONNECTIONS: who finds all in use
+    waits for one, as long as for an answer, where redis-py's own pool would refuse at once.
     """
-    return Redis.from_url(url, **_options(timeout))
+    options = {**_options(timeout), "max_connections": CONNECTIONS, "timeout": timeout}
+    return Redis(connection_pool=BlockingConnectionPool.from_url(url, **options))
 
 
 def sibling(connection: Redis, *, timeout: float) -> Redis:
