@@ -533,6 +533,10 @@ class Dispatcher:
         self._ready = []  # read by now: a child that has nothing more to say would block us
         if self._pending and self._failures == 0 and len(self._sent) < AHEAD:
             return
+        under_way = sum(len(sent.endings) for sent in self._sent)
+        if self._sent and not self._pending and len(self.held) == under_way:
+            self._ready = [self._line.source]  # nothing runs: the answer is all there is to come
+            return
         now = time.monotonic()
         until = min(
             *(self._chores_due, self._poll.due),

