@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -150,6 +151,7 @@ class Worker(BaseWorker):
         with available():
             self.register_birth()  # type: ignore[no-untyped-call]  # RQ types it not
         self._warn_of_eviction()
+        gc.freeze()  # what is loaded stays: no collection need look at it
         logger.info("Queue Worker is now running: %s on %s", self.name, ", ".join(self._names()))
         try:
             aftermath.start()

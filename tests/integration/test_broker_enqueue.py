@@ -349,9 +349,7 @@ def test_a_delayed_job_waits_elsewhere(server: JobServer, redis: Redis, how: str
     assert story(redis) == ["delayed"]
 
 
-@pytest.mark.parametrize(
-    "option", [{"delay": 0}, {"at": datetime(2020, 1, 1, tzinfo=UTC)}], ids=repr
-)
+@pytest.mark.parametrize("option", [{"delay": 0}, {"at": datetime(2020, 1, 1, tzinfo=UTC)}])
 def test_what_is_due_waits_in_its_queue(
     server: JobServer, redis: Redis, option: dict[str, Any]
 ) -> None:
@@ -375,7 +373,6 @@ def test_what_is_due_waits_in_its_queue(
         ({"priority": "urgent"}, "#/priority"),
         ({"priority": -1}, "#/priority"),
     ],
-    ids=repr,
 )
 def test_an_impossible_option_is_refused_and_nothing_written(
     server: JobServer, redis: Redis, options: dict[str, Any], pointer: str

@@ -27,7 +27,6 @@ from jobserver import JobServer, errors
         ({"priority": None}, "#/priority"),
         ({"priority": 1.5}, "#/priority"),
     ],
-    ids=repr,
 )
 def test_an_option_that_cannot_work_is_refused(
     server: JobServer, redis: Redis, options: dict[str, Any], pointer: str
