@@ -28,7 +28,7 @@ def prepare(instance_path: Path) -> tuple[int, list[str]]:
     kept = instance_path / "redis-url"
     if not kept.exists():
         instance_path.mkdir(parents=True, exist_ok=True)
-        kept.write_text(f"redis://{LOOPBACK}:{_free_port()}/0\n", encoding="utf-8")
+        kept.write_text(f"redis://{LOOPBACK}:{free_port()}/0\n", encoding="utf-8")
     url = Config.from_env({"JOBSERVER_INSTANCE": str(instance_path)}).redis_url
     port = urlsplit(url).port or 6379
     (instance_path / "valkey").mkdir(exist_ok=True)
@@ -106,7 +106,8 @@ def _version(server: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups()) if found else (0,)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a random free port, so that servers started at once rarely want the same one."""
     for port in random.sample(PORTS, k=100):
         if is_free(LOOPBACK, port):
             return port

