@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 # Most tests wait for processes most of the time: three at once keep two cores busy.
-PYTEST := $(BIN)/pytest -n 3 --dist loadfile
+TESTS = $(BIN)/pytest -n 3 --dist loadfile -m "not soak and not alone" && $(BIN)/pytest -m "alone and not soak"
 SOURCES := jobserver jobs tests benchmarks wsgi.py
 
 .DEFAULT_GOAL := help
@@ -20,14 +20,14 @@ dev: .venv/app  ## As run, and start programs again when their code changes
 	@exec $(BIN)/python -m jobserver.supervise --dev
 
 test: .venv/all  ## Run the tests, but for the soak tests
-	$(PYTEST)
+	$(TESTS)
 
 check: .venv/all  ## Check style, types and imports, then run the tests
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
+	$(TESTS)
 
 bench: .venv/all  ## Measure against stock RQ
 	$(BIN)/python -m benchmarks

@@ -24,6 +24,8 @@ import pytest
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.test_make_run import System
 
+pytestmark = pytest.mark.alone
+
 PRODUCTS = 5000
 
 

@@ -25,6 +25,8 @@ from jobserver import JobServer
 from tests.acceptance.conftest import ROOT, StartWorker, ended, wait_until
 from tests.engine_jobs import journal
 
+pytestmark = pytest.mark.alone
+
 
 def test_the_options_of_rq_worker_mean_what_they_say(
     server: JobServer, redis: Redis, start_worker: StartWorker, tmp_path: Path

@@ -24,6 +24,8 @@ from tests.hands import Hand
 from tests.integration.web.gunicorn import ROOT
 from tests.integration.web.shop import MAIL, TOKEN, send_letter
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 60
 SOON = 1.0  # seconds after its job's end that a client sees it: five times what is promised
 LATEST = 5.0  # seconds, for all: whoever's change was missed would see it after ten
