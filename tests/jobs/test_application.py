@@ -103,6 +103,7 @@ def test_a_writing_transaction_is_a_writer_from_its_first_statement(app: Flask) 
         other.close()
 
 
+@pytest.mark.alone
 def test_jobs_that_write_batch_after_batch_leave_room_for_others(app: Flask) -> None:
     make_shop("Shop")
     ended = threading.Event()
