@@ -16,7 +16,7 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
     """
 
     _holder = 0
-    _held: list[str]
+    _held: list[logging.LogRecord]
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -28,16 +28,21 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
         finally:
             self._holder = 0
             if self._held:
-                with self.lock or threading.Lock():
-                    self.stream.write("".join(self._held))
-                    self.flush()
+                self._write(self._held)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, or hold it."""
-        if self._holder != threading.get_ident():
-            super().emit(record)
-            return
+        if self._holder == threading.get_ident():
+            self._held.append(record)
+        else:
+            self._write([record])
+
+    def _write(self, records: list[logging.LogRecord]) -> None:
+        self.acquire()
         try:
-            self._held.append(self.format(record) + self.terminator)
-        except Exception:  # as StreamHandler does: a wrong format must not end the worker
-            self.handleError(record)
+            self.stream.write("".join(self.format(one) + self.terminator for one in records))
+            self.flush()
+        except Exception:  # as StreamHandler does: a full disk or wrong format ends no worker
+            self.handleError(records[-1])
+        finally:
+            self.release()

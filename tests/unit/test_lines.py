@@ -68,3 +68,14 @@ def test_lines_are_written_when_the_block_raises(stream: Stream, logger: logging
         logger.info("said")
         raise KeyError
     assert stream.getvalue() == "said\n"
+
+
+def test_what_cannot_be_written_harms_nobody(
+    stream: Stream, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with handler_of(logger).held():
+        logger.info("no number: %d", "x")
+    stream.close()
+    with handler_of(logger).held():
+        logger.info("to a closed stream")
+    assert capsys.readouterr().err.count("--- Logging error ---") == 2
