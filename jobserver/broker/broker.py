@@ -193,16 +193,6 @@ class Broker:
             ids = [job_id.decode() for entries in pipe.execute() for job_id in entries]
         return [job for job in self.fetch_many(ids[:limit]) if job is not None]
 
-    def totals(self) -> dict[str, dict[str, int]]:
-        """Return per queue how many jobs were ever enqueued, deduplicated, completed, failed …"""
-        with available():
-            raw = cast("dict[bytes, bytes]", self.connection.hgetall(keys.TOTALS))
-        totals: dict[str, dict[str, int]] = {}
-        for field, number in raw.items():
-            queue, _, what = field.decode().partition(" ")
-            totals.setdefault(queue, {})[what] = int(number)
-        return totals
-
     def tail(self) -> Tail:
         """Return the end of the event stream, to be followed on a connection of its own."""
         return Tail(sibling(self.connection, timeout=TAIL_TIMEOUT))
@@ -393,17 +383,6 @@ class Broker:
     def resume(self, queue: Queue) -> bool:
         """Let a paused queue start jobs again; return whether it was paused."""
         return bool(self.run_script("pause", queue.name, ""))
-
-    def paused(self) -> dict[str, tuple[float, str]]:
-        """Return the paused queues with until when (Unix s, 0: for ever) and why."""
-        with available(), self.connection.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.hgetall(keys.PAUSED)
-            (seconds, _), marks = pipe.execute()
-        split = {name.decode(): mark.decode().partition(" ") for name, mark in marks.items()}
-        found = {name: (int(mark[0]) / 1000, mark[2]) for name, mark in split.items()}
-        # The next claim takes away those whose time is up.
-        return {name: mark for name, mark in found.items() if mark[0] == 0 or mark[0] > seconds}
 
     def clean(self, queue: Queue, *, older_than: float, registries: Sequence[str]) -> int:
         """Purge jobs of a queue that ended `older_than` seconds ago; return how many."""

@@ -52,9 +52,7 @@ OURS = "jobserver:" if RQ_KEY_PREFIX == "rq" else f"{RQ_KEY_PREFIX}:jobserver:"
 EVENTS = f"{OURS}events"
 HELD = f"{OURS}held"
 LEASES = f"{OURS}leases"
-PAUSED = f"{OURS}paused"
 READY = f"{OURS}ready"
-TOTALS = f"{OURS}totals"
 
 
 def job(job_id: str) -> str:

@@ -200,27 +200,31 @@ def test_a_paused_queue_starts_nothing_of_any_priority(
     assert [claim.id for claim in other.claim(threads=9)] == ["free"]
     assert hand.claim(repeat=True) == [held], "what runs goes on"
     assert hand.end(held) == "ok"
-    assert broker.paused() == {"q": (0, "another")}
+    assert pause_of(broker) == Pause(until=0, reason="another")
     assert broker.resume(Q) is True
     assert broker.resume(Q) is False
     assert [claim.id for claim in hand.claim(threads=9)] == ["job1", "later", "job2"]
-    assert broker.paused() == {}
+    assert pause_of(broker) is None
     told = [event for event in events(redis) if event["event"] in ("paused", "resumed")]
     assert [(event["event"], event["queue"]) for event in told] == [
         *(("paused", "q"), ("paused", "q"), ("resumed", "q"))
     ]
 
 
+def pause_of(broker: Broker) -> Pause | None:
+    return broker.statistics([Q])["q"].pause
+
+
 def test_a_pause_ends_by_its_time(broker: Broker, redis: Redis, hand: Hand) -> None:
     seconds, _ = redis.time()
     broker.enqueue([request_of("a")])
     broker.pause(Q, until=seconds + 60, reason="for a minute \udcff")
-    assert broker.paused() == {"q": (seconds + 60, "for a minute \\udcff")}
+    assert pause_of(broker) == Pause(until=seconds + 60, reason="for a minute \\udcff")
     assert hand.claim() == []
     broker.pause(Q, until=seconds - 0.5)
-    assert broker.paused() == {}
+    assert pause_of(broker) is None
     assert hand.take().id == "a"
-    assert broker.paused() == {}
+    assert pause_of(broker) is None
     assert story(redis) == ["queued", "paused", "paused", "resumed", "claimed"]
 
 
