@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from jobserver.policy import Queue
 
@@ -23,13 +24,15 @@ class QueueState:
     """How many jobs of a queue are in which state, its three priorities as one; its pause, if any.
 
     `counts` has waiting, active, delayed, completed, failed and canceled; of the last three those
-    that are kept. `completed_ever` is how many ever completed.
+    that are kept. `completed_ever` is how many ever completed. `oldest_at` is since when the job
+    waits that is next, of the three priorities the longest.
     """
 
     queue: Queue
     counts: Mapping[str, int]
     completed_ever: int
     pause: Pause | None
+    oldest_at: datetime | None = None
 
     @property
     def bull_counts(self) -> dict[str, int]:
@@ -55,7 +58,7 @@ def read(queues: Sequence[Queue], rows: Sequence[Sequence[int | bytes]]) -> dict
 
 
 def _read(queue: Queue, *row: int | bytes) -> QueueState:
-    *numbers, mark = row
+    *numbers, mark, oldest = row
     *kept, completed_ever = map(int, numbers)
     counts = dict(zip(_STATES, kept, strict=True))
     until, _, reason = bytes(mark).decode().partition(" ")
@@ -65,4 +68,5 @@ def _read(queue: Queue, *row: int | bytes) -> QueueState:
         # Of jobs that ended before anyone counted, those that are kept are known.
         completed_ever=max(counts["completed"], completed_ever),
         pause=Pause(until=int(until) / 1000, reason=reason) if until else None,
+        oldest_at=datetime.fromisoformat(bytes(oldest).decode()) if oldest else None,
     )

@@ -40,6 +40,16 @@ def test_bull_counts_what_waits_in_a_paused_queue_as_paused(broker: Broker, hand
     assert broker.statistics([Q])["q"].bull_counts["paused"] == 2
 
 
+def test_the_longest_wait_of_those_that_are_next_is_known(broker: Broker, hand: Hand) -> None:
+    assert broker.statistics([Q])["q"].oldest_at is None
+    broker.enqueue([request_of("low", queue="q:low"), request_of("later", due="+9000")])
+    broker.enqueue([request_of("high", queue="q:high")])
+    assert broker.statistics([Q])["q"].oldest_at == broker.fetch("low").enqueued_at
+    hand.take()
+    hand.take()
+    assert broker.statistics([Q])["q"].oldest_at is None
+
+
 def test_a_job_that_waits_for_another_counts_as_waiting(broker: Broker, redis: Redis) -> None:
     redis.zadd("rq:deferred:q", {"child": 1})
     redis.zadd("rq:deferred:q:low", {"other-child": 1})
@@ -100,6 +110,7 @@ def test_an_overview_takes_one_round_trip_and_no_more_commands_for_more_jobs(
     Entries(server.broker).declare(
         [Entry(id="tick", type="engine_jobs.add", seconds=60, payload={})], prune=True
     )
+    server.enqueue("engine_jobs.add", {"a": -1})  # of an empty queue there is less to tell
     server.overview("in-threads", states=states)  # loads the scripts
     server.statistics()
 
@@ -116,7 +127,7 @@ def test_an_overview_takes_one_round_trip_and_no_more_commands_for_more_jobs(
     assert [trips for trips, _ in (*few, *many)] == [1, 1, 1, 1]
     assert few == many
     found = server.overview("in-threads", states=states)
-    assert found.state.counts["waiting"] == 500
+    assert found.state.counts["waiting"] == 501
     assert [(entry.id, entry.seconds) for entry, _ in found.entries] == [("tick", 60)]
     ((_, due),) = found.entries
     assert due is not None
