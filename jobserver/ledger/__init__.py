@@ -1,4 +1,4 @@
-"""The engine's own SQL tables: outbox, tokens and actions now, the record of all runs later."""
+"""The engine's own SQL tables: outbox, tokens, actions, and the record of all runs."""
 
 from jobserver.ledger.actions import Action, recorded
 from jobserver.ledger.migrate import migrate

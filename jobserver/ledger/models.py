@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Column, DateTime, Dialect, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.types import TypeDecorator
 
 PREFIX = "jobserver_"
@@ -90,6 +102,77 @@ actions = Table(
     Column("request_id", Text, nullable=False),
     Column("remote_address", Text, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Every run, by its id, which sorts by when it was enqueued: pages of a search are in that order.
+# `started_at` is of the last attempt, `wait_ms` of the first: from when it was due until it began.
+# `state` is waiting, delayed, active, completed, failed, canceled or purged (an operator removed
+# the job); what retention removes from Redis stays here as it ended.
+runs = Table(
+    f"{PREFIX}run",
+    metadata,
+    Column("run", String(32), primary_key=True),
+    Column("job", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("priority", String(8), nullable=False),
+    Column("key", Text),
+    Column("owner", Text),
+    Column("organization", Text),
+    Column("trace", Text),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("enqueued_at", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("wait_ms", BigInteger),
+    Column("run_ms", BigInteger),
+    Column("worker", Text),
+    Column("host", Text),
+    Column("result", Text),
+    Column("error_type", Text),
+    Column("error_message", Text),
+    Column("reason", Text),
+    Column("fingerprint", String(64)),
+    Column("payload", Text),
+    Column("purged_at", UtcDateTime),
+    Column("discarded_at", UtcDateTime),
+)
+for _name in ("job", "type", "queue", "state"):
+    Index(None, runs.c[_name], runs.c.run)
+for _name in ("key", "owner", "organization", "trace", "fingerprint"):
+    _is_there = text(f"{_name} IS NOT NULL")  # what `=` implies, to both databases
+    Index(None, runs.c[_name], runs.c.run, postgresql_where=_is_there, sqlite_where=_is_there)
+
+# Every attempt that was spent, but for a first one that completed: the run says all of that.
+attempts = Table(
+    f"{PREFIX}attempt",
+    metadata,
+    Column("run", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("worker", Text),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", Text),
+    Column("error_type", Text),
+    Column("error_message", Text),
+    Column("traceback", Text),
+    Column("exit_reason", Text),
+    Column("peak_rss", BigInteger),
+)
+
+# The one row that says up to which event of the stream runs and attempts tell, and how many events
+# that were. It moves in the transaction that writes them.
+position = Table(
+    f"{PREFIX}position",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("position", String(41), nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
 )
 
 
