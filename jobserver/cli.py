@@ -11,6 +11,7 @@ import click
 from flask.cli import AppGroup
 
 from jobserver import current, ledger, payload, token_commands
+from jobserver.broker import Job
 from jobserver.errors import ConfigInvalid, JobServerError
 
 STATES = ("completed", "failed", "canceled")
@@ -119,15 +120,16 @@ def enqueue(
         raise click.BadParameter(f"{values!r} is no JSON: {error}", param_hint="JSON") from error
     server = current.server()
     job = server.enqueue(job_type, loaded, key=key, delay=delay, priority=priority)
-    click.echo(_pretty(asdict(job)))
+    click.echo(_shown(job))
 
 
 @commands.command()
 @click.argument("job_id")
 def show(*, job_id: str) -> None:
     """Print one job as it stands."""
-    click.echo(_pretty(asdict(current.server().fetch(job_id))))
+    click.echo(_shown(current.server().fetch(job_id)))
 
 
-def _pretty(value: object) -> str:
+def _shown(job: Job) -> str:
+    value = asdict(job) | {"payload": current.server().redacted(job.type, job.payload)}
     return json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from marshmallow import Schema
 
-from jobserver import current, payload
+from jobserver import current, payload, redaction
 from jobserver.errors import DeclarationInvalid, FieldError, PayloadInvalid
 from jobserver.policy import Policy, Queue
 
@@ -73,6 +73,19 @@ class JobType:
         # The keys are of what the payload means: 1 and "01" are one number to the schema.
         arguments = self.decode(payload.loads(data))
         return data, _filled(self.key, arguments), _filled(self.limit_key, arguments)
+
+    @cached_property
+    def is_marked(self) -> bool:
+        """Whether the schema marks any field as secret."""
+        return redaction.is_marked(self.loader)
+
+    def redacted(self, values: Any) -> Any:
+        """Return a payload as it may be shown: without what its marked fields hold."""
+        return redaction.redacted(self.loader, values) if self.is_marked else values
+
+    def secrets_of(self, values: Any) -> tuple[str, ...]:
+        """Return what a payload's marked fields hold, to be masked in texts."""
+        return redaction.secrets_of(self.loader, values) if self.is_marked else ()
 
     def decode(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Return the function's keyword arguments; raises PayloadInvalid."""
@@ -160,6 +173,11 @@ def _check_template(job_type: JobType, word: str, key: str) -> None:
             f"{name}: {word} {key!r} names {', '.join(map(repr, unknown))}, "
             f"which the payload does not have; it has {', '.join(sorted(fields))}"
         )
+    if secret := sorted(set(names) & _secret_names(job_type)):
+        raise DeclarationInvalid(
+            f"{name}: {word} {key!r} names {', '.join(map(repr, secret))}, which is secret: "
+            "keys are shown"
+        )
 
 
 def _filled(template: str | None, arguments: Mapping[str, object]) -> str | None:
@@ -179,6 +197,11 @@ def _loaded_names(job_type: JobType) -> set[str]:
         return set(job_type.signature.parameters)
     declared = job_type.schema._declared_fields.items()
     return {field.attribute or name for name, field in declared}
+
+
+def _secret_names(job_type: JobType) -> set[str]:
+    declared = job_type.schema._declared_fields.items() if job_type.schema else ()
+    return {field.attribute or name for name, field in declared if redaction.hides(field)}
 
 
 def _misfits(signature: inspect.Signature, arguments: Mapping[str, object]) -> list[FieldError]:

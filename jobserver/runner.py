@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ from jobserver.job_type import JobType
 from jobserver.outcomes import Discard, JobCanceled, JobTimeout, Outcome, RateLimited, Snooze
 from jobserver.policy import Backoff
 from jobserver.progress import Reporter, Run, entered
+from jobserver.redaction import masked
 from jobserver.server import FUNCTION, Server
 
 UNKNOWN_DELAY = 30.0  # seconds until a worker is asked again for a type or payload it does not know
@@ -46,6 +48,7 @@ def run(type_name: str, values: dict[str, Any]) -> Any:
 def perform(server: Server, claim: Claim) -> Ending:
     """Run a claimed job to its end; never raises but for what ends the process."""
     job_type = None
+    secrets: tuple[str, ...] = ()
     try:
         function, sent = call_of(claim.data)
     except ValueError as error:
@@ -66,6 +69,7 @@ def perform(server: Server, claim: Claim) -> Ending:
         named = sent[0] if sent else ""
         values: Any = sent[1] if len(sent) > 1 else None
         job_type = server.registry.job_type(claim.type or str(named))
+        secrets = job_type.secrets_of(values)
         arguments = job_type.decode(values)
         stock = None if claim.type else server.broker.stock_job(claim.id)
         for path in stock.callbacks if stock else ():
@@ -81,10 +85,11 @@ def perform(server: Server, claim: Claim) -> Ending:
             may_retry=False,
         )
     except (UnknownJobType, PayloadInvalid, RedisUnavailable) as error:
-        logger.error("Job %s of type %r put off: %s", claim.id, claim.type, error)
-        return Ending(claim=claim, word="snooze", delay=UNKNOWN_DELAY, reason=_short(error))
+        reason = _short(error, secrets)
+        logger.error("Job %s of type %r put off: %s", claim.id, claim.type, reason)
+        return Ending(claim=claim, word="snooze", delay=UNKNOWN_DELAY, reason=reason)
     except Exception as error:  # a schema can hold code of its own
-        return ending_of(claim, error, job_type=job_type)
+        return ending_of(claim, error, job_type=job_type, secrets=secrets)
 
     def report(percent: float, message: str) -> str:
         return server.broker.progress(claim.id, claim.exec, percent=percent, message=message)
@@ -109,10 +114,12 @@ def perform(server: Server, claim: Claim) -> Ending:
             claim=claim, word="completed", value=packed_value(payload.dumps_finite(result))
         )
     except BaseException as error:  # whatever a job raises is its end, not ours
-        ending = ending_of(claim, error, job_type=job_type)
+        ending = ending_of(claim, error, job_type=job_type, secrets=secrets)
         if ending.word in ("failed", "retry"):
             if stock:
-                ending = _stock_failure(server, ending, error, stock=stock, job_type=job_type)
+                ending = _stock_failure(
+                    server, ending, error, stock=stock, job_type=job_type, secrets=secrets
+                )
             if server.exception_handlers:
                 _handle(server, claim, error)
         return ending
@@ -127,19 +134,31 @@ def _handle(server: Server, claim: Claim, error: BaseException) -> None:
 
 
 def _stock_failure(
-    server: Server, ending: Ending, error: BaseException, *, stock: StockJob, job_type: JobType
+    server: Server,
+    ending: Ending,
+    error: BaseException,
+    *,
+    stock: StockJob,
+    job_type: JobType,
+    secrets: Sequence[str],
 ) -> Ending:
     with server.app.app_context():
         raised = stock.failed(error)
     if raised is not error:
-        ending = ending_of(ending.claim, raised, job_type=job_type)
+        ending = ending_of(ending.claim, raised, job_type=job_type, secrets=secrets)
     return ending._replace(delay=stock.retry_delay) if ending.word == "retry" else ending
 
 
-def ending_of(claim: Claim, error: BaseException, *, job_type: JobType | None) -> Ending:
-    """Return how a run ends that raised `error`."""
+def ending_of(
+    claim: Claim,
+    error: BaseException,
+    *,
+    job_type: JobType | None,
+    secrets: Sequence[str] = (),
+) -> Ending:
+    """Return how a run ends that raised `error`; `secrets` are masked in what is said of it."""
     if isinstance(error, JobCanceled):
-        return Ending(claim=claim, word="canceled", reason=_short(error))
+        return Ending(claim=claim, word="canceled", reason=_short(error, secrets))
     if isinstance(error, RateLimited):
         key, delay = error.key or "", error.seconds
         return Ending(claim=claim, word="limited", value=key, delay=delay, reason="rate limited")
@@ -147,9 +166,9 @@ def ending_of(claim: Claim, error: BaseException, *, job_type: JobType | None) -
         return Ending(claim=claim, word="snooze", delay=error.seconds, reason="snoozed")
     return failure(
         claim,
-        text=_traceback(error),
+        text=_traceback(error, secrets),
         error_type=type(error).__name__,
-        message=_short(error),
+        message=_short(error, secrets),
         reason=_reason(error),
         job_type=job_type,
         may_retry=_may_retry(error, job_type),
@@ -203,16 +222,16 @@ def _reason(error: BaseException) -> str:
     return "discarded" if isinstance(error, Discard) else "error"
 
 
-def _short(error: BaseException) -> str:
+def _short(error: BaseException, secrets: Sequence[str] = ()) -> str:
     try:
         text = str(error)
     except Exception:
         text = "(its text cannot be had)"
-    return (text or type(error).__name__)[:MESSAGE_CHARS]
+    return masked(text or type(error).__name__, secrets)[:MESSAGE_CHARS]
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, secrets: Sequence[str]) -> str:
     # The first frames are ours: the reader wants those of the job.
     frames = error.__traceback__.tb_next if error.__traceback__ else None
     text = "".join(traceback.format_exception(type(error), error, frames))
-    return text[-TRACEBACK_BYTES:]
+    return masked(text, secrets)[-TRACEBACK_BYTES:]

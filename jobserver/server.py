@@ -274,6 +274,14 @@ class Server:
         """Return a job as it stands; raises JobNotFound."""
         return self.broker.fetch(job_id)
 
+    def redacted(self, type_name: str, values: Any) -> Any:
+        """Return a job's payload as it may be shown: without what its marked fields hold.
+
+        Of a type that this server does not know nothing is known to be secret.
+        """
+        known = self.registry.types.get(type_name)
+        return known.redacted(values) if known else values
+
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: a waiting one never runs, a running one is told.
 

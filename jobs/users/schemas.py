@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from jobs.queues import USER_SYNC
 from jobs.users.user_sync import SchedulerStatus
+from jobserver import current
 
 CENTURY_HOURS = 36525 * 24
 
@@ -101,7 +102,11 @@ def status_body(status: SchedulerStatus) -> dict[str, Any]:
         ],
         "counts": status.counts,
         "activeJobs": [
-            {"id": job.id, "data": job.payload, "progress": int(job.progress)}
+            {
+                "id": job.id,
+                "data": current.server().redacted(job.type, job.payload),
+                "progress": int(job.progress),
+            }
             for job in status.active
         ],
     }

@@ -27,7 +27,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from jobserver import current
 from jobserver.admin import pages
 from jobserver.broker.broker import available
-from jobserver.broker.job import payload_of
+from jobserver.broker.job import call_of
 from jobserver.server import Server
 
 MAX_PER_PAGE = 200
@@ -131,7 +131,7 @@ def _make_app(server: Server) -> _Dashboard:
     app.register_blueprint(web.blueprint, url_prefix="/")
     app.before_request(_check)
     app.context_processor(_page_values)
-    reader = _Reader(web, server.broker.connection)
+    reader = _Reader(web, server)
     app.view_functions.update(
         {
             "rq_dashboard.workers_overview": reader.workers_page,
@@ -147,9 +147,10 @@ def _make_app(server: Server) -> _Dashboard:
 class _Reader:
     """The views that replace rq-dashboard's, over the RQ classes that it has imported."""
 
-    def __init__(self, web: Any, connection: Any) -> None:
+    def __init__(self, web: Any, server: Server) -> None:
         self._web = web
-        self._connection = connection
+        self._server = server
+        self._connection: Any = server.broker.connection
 
     def workers_page(self, *, instance_number: int) -> str:
         """Show the page whose table list_workers fills."""
@@ -238,10 +239,14 @@ class _Reader:
             origin=job.origin,
             status=str(job.get_status(refresh=False).value),
             result=_readable(job.return_value),
-            payload=_readable(lambda: payload_of(job.data)[1]),
+            payload=_readable(lambda: self._payload(job)),
             metadata=json.dumps(_readable(job.get_meta), default=repr),
         )
         return jsonify(values)
+
+    def _payload(self, job: Any) -> Any:
+        type_name, payload, *_ = [*call_of(job.data)[1], None, None]
+        return self._server.redacted(str(type_name), payload)
 
     def _page(self, name: str, **values: Any) -> str:
         return render_template(

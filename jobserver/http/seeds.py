@@ -11,7 +11,7 @@ from typing import Any
 from flask import Response
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 
-from jobserver import payload
+from jobserver import current, payload
 from jobserver.broker import Job
 from jobserver.policy import CENTURY, HOUR
 
@@ -104,7 +104,7 @@ def failed_job(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.type,
-        "data": job.payload,
+        "data": current.server().redacted(job.type, job.payload),
         "failedReason": job.failed_reason,
         "attemptsMade": job.attempt,
         "timestamp": milliseconds(job.created_at),

@@ -46,6 +46,19 @@ def send_letter(*, to: str, text: str = "") -> dict[str, Any]:
     return {"sent": to}
 
 
+class Charge(Schema):
+    """What a payment needs."""
+
+    card = fields.String(required=True, metadata={"secret": True})
+    amount = fields.Integer(load_default=1)
+
+
+@job(queue=MAIL, schema=Charge, policy=Policy(attempts=1))
+def charge(*, card: str, amount: int) -> None:
+    """Charge a card, which always fails and says with which."""
+    raise RuntimeError(f"the card {card!r} has no {amount} left")
+
+
 class Base(DeclarativeBase):
     """The shop's own tables."""
 
