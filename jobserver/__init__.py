@@ -12,7 +12,7 @@ from jobserver.job_type import JobType, job
 from jobserver.listener import JobEvent, on
 from jobserver.outcomes import Discard, JobCanceled, RateLimited, Snooze
 from jobserver.policy import Backoff, Policy, Queue, Retention, exponential, fixed, steps
-from jobserver.progress import cancel_requested, current_run, progress
+from jobserver.progress import cancel_requested, current_run, progress, scheduled_at
 from jobserver.schedule import Every
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "job",
     "on",
     "progress",
+    "scheduled_at",
     "steps",
 ]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 
 from jobserver.errors import RedisUnavailable
 from jobserver.outcomes import JobCanceled
@@ -30,7 +31,10 @@ Look = Callable[[], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The run that this thread works on; `attempt` counts from 1."""
+    """The run that this thread works on; `attempt` counts from 1.
+
+    `scheduled_at` is the time (UTC) that a tick's run was due for, None for all others.
+    """
 
     id: str
     run_id: str
@@ -38,6 +42,7 @@ class Run:
     attempt: int
     attempts: int
     reporter: Reporter
+    scheduled_at: datetime | None = None
 
 
 class Reporter:
@@ -139,6 +144,15 @@ def entered(run: Run) -> Iterator[None]:
 def current_run() -> Run | None:
     """Return the run that this code is part of, None outside a job."""
     return _run.get()
+
+
+def scheduled_at() -> datetime | None:
+    """Return the time (UTC) that this job's tick was due for, however late it runs.
+
+    None outside a job, in one that no recurring entry made, and under a stock `rq worker`.
+    """
+    run = _run.get()
+    return run.scheduled_at if run else None
 
 
 def progress(done: float, total: float | None = None, *, message: str = "") -> None:

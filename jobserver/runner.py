@@ -11,7 +11,7 @@ import orjson
 
 from jobserver import current, payload
 from jobserver.broker import Claim, Ending
-from jobserver.broker.job import call_of, packed_traceback, packed_value
+from jobserver.broker.job import call_of, packed_traceback, packed_value, scheduled_time
 from jobserver.broker.stock import StockJob
 from jobserver.errors import (
     CallbackRefused,
@@ -34,10 +34,11 @@ MESSAGE_CHARS = 1000
 logger = logging.getLogger("jobserver.runner")
 
 
-def run(type_name: str, values: dict[str, Any]) -> Any:
+def run(type_name: str, values: dict[str, Any], *, scheduled_at: float | None = None) -> Any:
     """Run a job type with a payload and return its result: what a stock `rq worker` calls.
 
-    The registry is the allow-list: raises UnknownJobType for every other name.
+    There, `current_run` and `jobserver.scheduled_at` know nothing of the job. The registry is the
+    allow-list: raises UnknownJobType for every other name.
     """
     server = current.server()
     job_type = server.registry.job_type(type_name)
@@ -50,7 +51,7 @@ def perform(server: Server, claim: Claim) -> Ending:
     job_type = None
     secrets: tuple[str, ...] = ()
     try:
-        function, sent = call_of(claim.data)
+        function, sent, options = call_of(claim.data)
     except ValueError as error:
         logger.error("Job %s of type %r is unreadable: %s", claim.id, claim.type, error)
         return failure(
@@ -104,6 +105,7 @@ def perform(server: Server, claim: Claim) -> Ending:
         attempt=claim.attempt,
         attempts=claim.attempts,
         reporter=Reporter(report, look),
+        scheduled_at=scheduled_time(options),
     )
     try:
         with entered(run), server.app.app_context():

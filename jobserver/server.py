@@ -248,9 +248,13 @@ class Server:
         *,
         key: str | None = None,
         call: str | None = None,
+        scheduled_at: float | None = None,
         settings: Mapping[str, Any],
     ) -> EnqueueRequest:
-        """Return the request for one job; raises PayloadInvalid, PayloadTooLarge."""
+        """Return the request for one job; raises PayloadInvalid, PayloadTooLarge.
+
+        `scheduled_at` is the Unix time that a tick's job is due for.
+        """
         for name, given in (("key", key), ("call", call), ("owner", settings["owner"])):
             if given is not None and not isinstance(given, str):
                 error: FieldError = {"pointer": f"#/{name}", "detail": "Must be a text."}
@@ -264,7 +268,7 @@ class Server:
             id=identity,
             call=call,
             run=new_id(),
-            data=envelope(FUNCTION, kind.name, encoded),
+            data=envelope(FUNCTION, kind.name, encoded, scheduled_at=scheduled_at),
             key=key if key and key != identity else "",
             limit_key=limit_key or "",
             **settings,

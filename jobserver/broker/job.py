@@ -133,18 +133,33 @@ class Job:
         return self.status in ENDED
 
 
-def envelope(function: str, type_name: str, payload: bytes) -> str:
-    """Return RQ's job data (function, instance, args, kwargs) as JSON around a JSON payload."""
-    return f'["{function}",null,["{type_name}",{payload.decode()}],{{}}]'
+def envelope(
+    function: str, type_name: str, payload: bytes, *, scheduled_at: float | None = None
+) -> str:
+    """Return RQ's job data (function, instance, args, kwargs) as JSON around a JSON payload.
+
+    `scheduled_at` is the Unix time that a tick's job was due for.
+    """
+    options = "" if scheduled_at is None else f'"scheduled_at":{scheduled_at:.3f}'
+    return f'["{function}",null,["{type_name}",{payload.decode()}],{{{options}}}]'
 
 
 def payload_of(data: bytes | str) -> tuple[str, Any]:
     """Return function name and payload of RQ's job data; raises ValueError as `call_of` does."""
-    function, arguments = call_of(data)
+    function, arguments, _ = call_of(data)
     return function, arguments[1] if len(arguments) > 1 else None
 
 
-def call_of(data: bytes | str) -> tuple[str, list[Any]]:
+def scheduled_time(options: Mapping[str, Any]) -> datetime | None:
+    """Return the time that a job was due for, from the keyword arguments of RQ's job data.
+
+    None for a job that no recurring entry made.
+    """
+    moment = options.get("scheduled_at")
+    return datetime.fromtimestamp(moment, tz=UTC) if isinstance(moment, int | float) else None
+
+
+def call_of(data: bytes | str) -> tuple[str, list[Any], dict[str, Any]]:
     """Return function name and arguments of RQ's job data, read as JSON and as nothing else.
 
     Raises ValueError for what is not JSON of that shape: a pickle is never loaded.
@@ -156,8 +171,8 @@ def call_of(data: bytes | str) -> tuple[str, list[Any]]:
         except zlib.error as error:
             raise ValueError("the job's data is damaged") from error
     try:
-        function, _, arguments, _ = orjson.loads(raw)
-        return str(function), list(arguments)
+        function, _, arguments, options = orjson.loads(raw)
+        return str(function), list(arguments), dict(options)
     except (orjson.JSONDecodeError, TypeError, ValueError, KeyError) as error:
         raise ValueError("the job's data is not JSON of this job server") from error
 
@@ -175,7 +190,7 @@ def from_hash(
     status = STATUSES.get(raw_status, "waiting")
     queue, priority = queue_of(text("origin"))
     try:
-        _, (type_name, payload, *_) = call_of(fields.get("data", b""))
+        _, (type_name, payload, *_), _ = call_of(fields.get("data", b""))
     except ValueError:
         type_name, payload = text("description"), None
     done = status == "completed"

@@ -166,7 +166,9 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         try:
             kind = self.server.registry.job_type(entry.type)
             settings = self.server.settings(kind)
-            return self.server.request(kind, entry.payload, key=tick, call=tick, settings=settings)
+            return self.server.request(
+                kind, entry.payload, key=tick, call=tick, scheduled_at=due, settings=settings
+            )
         except JobServerError as error:
             # It stays due: a scheduler that knows the type (rolling deploy) makes the tick.
             if self._parked.get(entry.id) != str(error):

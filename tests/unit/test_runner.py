@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -28,6 +29,7 @@ from jobserver import (
     errors,
     fixed,
     job,
+    scheduled_at,
 )
 from jobserver.broker import Claim, Ending
 from jobserver.broker.job import call_of, envelope
@@ -90,6 +92,16 @@ def traceback_of(ending: Ending) -> str:
 def test_a_result_is_packed_as_rq_reads_it(server: JobServer) -> None:
     ending = perform(server, claim_of("engine_jobs.add", {"a": 1, "b": 2}))
     assert (ending.word, base64.b64decode(ending.value)) == ("completed", b"3")
+
+
+def test_a_tick_of_a_schedule_knows_the_time_it_was_due_for(server: JobServer) -> None:
+    told: list[datetime | None] = []
+    data = envelope("jobserver.runner.run", "test.it", b"{}", scheduled_at=1_700_000_000.25)
+    for claimed in ({"data": data.encode()}, {}):
+        ending = ends(server, lambda: told.append(scheduled_at()), **claimed)
+        assert ending.word == "completed"
+    assert told == [datetime(2023, 11, 14, 22, 13, 20, 250_000, tzinfo=UTC), None]
+    assert scheduled_at() is None
 
 
 def test_a_job_runs_in_the_app_and_knows_its_run(server: JobServer) -> None:
