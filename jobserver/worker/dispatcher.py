@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from jobserver.ids import new_id
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention
 from jobserver.worker.aftermath import Aftermath
+from jobserver.worker.fairness import Fairness
 from jobserver.worker.lines import Lines
 from jobserver.worker.processes import BY_ORDER, GRACE, Processes
 from jobserver.worker.threads import Threads
@@ -67,7 +67,7 @@ class Sent:
     processes: int
     threads: int
     at: float  # monotonic
-    rooms: Mapping[str, int]  # of the queues with a limit in this worker: how many at most
+    shares: Sequence[Share]
 
 
 class Dispatcher:
@@ -110,7 +110,8 @@ class Dispatcher:
         self._sent: deque[Sent] = deque()
         self._pending: deque[Ending] = deque()
         self._by_name = {queue.name: queue for queue in queues}
-        self._running: Counter[str] = Counter()  # runs held, by queue
+        slots = {"process": processes.slots, "thread": threads.slots}
+        self._fairness = Fairness(queues, slots=slots)
         self._started: dict[str, float] = {}
         self._shown: set[str] = set()
         self._orders: deque[Callable[[], None]] = deque()
@@ -119,7 +120,6 @@ class Dispatcher:
         self._repeat: int | None = None  # the first claim that was not answered
         self._wants_work = True
         self._token = new_id()
-        self._rotation = 0
         self._stop_at: float | None = None
         self._canceled: dict[str, float] = {}
         self._failures = 0
@@ -276,7 +276,7 @@ class Dispatcher:
             processes=processes if call else 0,
             threads=threads if call else 0,
             at=time.monotonic(),
-            rooms={s.queue.name: s.room for s in shares if s.queue.concurrency is not None},
+            shares=shares,
         )
         self._sent.append(sent)
         try:
@@ -315,8 +315,11 @@ class Dispatcher:
                 if claim.exec not in self.held:
                     self._start(claim)
             if sent.request is not None:
+                taken = Counter(queue_of(claim.origin)[0] for claim in exchange.claims)
+                asked = sent.processes + sent.threads
+                self._fairness.answered(sent.shares, taken, asked=asked, now=now)
                 self._poll.due = now + POLL
-                if len(exchange.claims) < sent.processes + sent.threads:
+                if len(exchange.claims) < asked:
                     self._wants_work = False
         if self._sent and now - self._sent[0].at >= ANSWER:
             self._unanswered(RedisUnavailable(f"Redis has not answered for {ANSWER:.0f} s"))
@@ -335,35 +338,23 @@ class Dispatcher:
         self._unavailable(error)
 
     def _shares(self, processes: int, threads: int, leaving: Sequence[Ending]) -> list[Share]:
-        free = {"process": processes, "thread": threads}
-        weights: Counter[str] = Counter()
-        for queue in self.queues:
-            weights[queue.executor] += queue.weight  # type: ignore[assignment]  # weights are floats
-        # What the server will find: the ends are handed in before it looks at the queues.
         sent = (ending for sent in self._sent for ending in sent.endings)
-        staying = self._running.copy()
-        staying.subtract(queue_of(ending.claim.origin)[0] for ending in (*sent, *leaving))
-        self._rotation += 1
-        turn = self._rotation % len(self.queues)
-        turned = [
-            queue for queue in self.queues[turn:] + self.queues[:turn] if free[queue.executor]
-        ]
-        turned.sort(key=lambda queue: staying[queue.name] / queue.weight)
-        shares = []
-        for queue in turned:
-            slots = room = free[queue.executor]
-            if queue.concurrency is not None:
-                asked = sum(sent.rooms.get(queue.name, 0) for sent in self._sent)
-                room = queue.concurrency - staying[queue.name] - asked
-            quota = math.ceil(slots * queue.weight / weights[queue.executor])
-            shares.append(Share(queue, quota, max(0, min(room, slots))))
-        return shares
+        asked: Counter[str] = Counter()
+        for share in (share for one in self._sent for share in one.shares):
+            if share.queue.concurrency is not None:
+                asked[share.queue.name] += share.room
+        return self._fairness.shares(
+            {"process": processes, "thread": threads},
+            leaving=(queue_of(ending.claim.origin)[0] for ending in (*sent, *leaving)),
+            asked=asked,
+            now=time.monotonic(),
+        )
 
     def _start(self, claim: Claim) -> None:
         self.held[claim.exec] = claim
         self._started[claim.exec] = time.monotonic()
         queue = queue_of(claim.origin)[0]
-        self._running[queue] += 1
+        self._fairness.started(queue)
         known = self._by_name.get(queue)
         executor = self.threads if known and known.executor == "thread" else self.processes
         logger.debug("Job %s active in queue %s", claim.id, queue)
@@ -371,13 +362,14 @@ class Dispatcher:
 
     def _note(self, ending: Ending, word: str) -> None:
         claim = ending.claim
-        if self.held.pop(claim.exec, None):
-            self._running[queue_of(claim.origin)[0]] -= 1
         self._canceled.pop(claim.exec, None)
         self._shown.discard(claim.exec)
-        took = time.monotonic() - self._started.pop(claim.exec, time.monotonic())
+        now = time.monotonic()
+        took = now - self._started.pop(claim.exec, now)
         self.busy_seconds += took
         queue = queue_of(claim.origin)[0]
+        if self.held.pop(claim.exec, None):
+            self._fairness.ended(queue, took, now=now)
         if not claim.type:  # made by stock RQ
             self.aftermath.ring()
         if word == "lost":
