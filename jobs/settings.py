@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from jobserver import Config, current
-from jobserver.setting import number, setting
+from jobserver.setting import number, setting, text_like
+
+HTTP_URL = text_like(r"https?://[^\s/?#@]+(/[^\s?#]*)?", accepts="http:// or https:// and a host")
+TOKEN = text_like(r"[!-~]+", accepts="visible ASCII characters, no spaces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,21 @@ class Settings(Config):
         help="Seconds that a product sync sleeps after each batch; for tests.",
         default=0.0,
         shown="0",
+    )
+    directory_url: str | None = setting(
+        "DIRECTORY_URL",
+        kind=HTTP_URL,
+        help="Where the user directory is; `make run` has one of its own, in the sandbox.",
+        default=None,
+        shown="instance/sandbox-url",
+        file="sandbox-url",
+    )
+    directory_token: str = setting(
+        "DIRECTORY_TOKEN",
+        kind=TOKEN,
+        help="Bearer token for the user directory.",
+        default="sandbox",
+        secret=True,
     )
 
 

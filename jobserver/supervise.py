@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from dotenv import load_dotenv
 
@@ -72,6 +73,10 @@ def start(root: Path, *, reload: bool = False) -> NoReturn:
         if given is None:
             keep_secret(config.instance_path / name)
     environ = environment(config, valkey=valkey, reload=reload)
+    for name in read(plan, "listen").split():
+        environ[f"{name.upper()}_PORT"] = str(
+            place(config.instance_path / f"{name}-url", after=config.port)
+        )
     for step in steps(plan):
         take(step, environ=environ)
     command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(plan)]
@@ -140,12 +145,31 @@ def environment(config: Config, *, valkey: Sequence[str], reload: bool) -> dict[
     }
 
 
+def place(kept: Path, *, after: int) -> int:
+    """Return a port that a program can listen on: the one whose URL is kept, if it is free still.
+
+    Else the first free one after `after`, whose URL is kept from now on.
+    """
+    try:
+        port = urlsplit(kept.read_text(encoding="utf-8").strip()).port
+    except (OSError, ValueError):
+        port = None
+    if port is None or not is_free(LOOPBACK, port):
+        port = next(port for port in range(after + 1, 65536) if is_free(LOOPBACK, port))
+        kept.write_text(f"http://{LOOPBACK}:{port}\n", encoding="utf-8")
+    return port
+
+
 def steps(plan: Path) -> list[list[str]]:
     """Return the commands to run before the programs start, one a line in supervisord.conf."""
+    return [shlex.split(line) for line in read(plan, "prepare").splitlines() if line.strip()]
+
+
+def read(plan: Path, option: str) -> str:
+    """Return what supervisord.conf says to this module."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
     parser.read(plan, encoding="utf-8")
-    lines = parser.get("jobserver", "prepare", fallback="").splitlines()
-    return [shlex.split(line) for line in lines if line.strip()]
+    return parser.get("jobserver", option, fallback="")
 
 
 def take(step: list[str], *, environ: Mapping[str, str]) -> None:

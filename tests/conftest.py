@@ -12,7 +12,7 @@ from redis import Redis
 from jobserver import JobServer
 from tests.engine_app import create_app
 
-pytest_plugins = ["jobserver.testing"]
+pytest_plugins = ["jobserver.testing", "tests.sandbox"]
 
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("jobserver", deadline=None)

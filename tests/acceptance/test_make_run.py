@@ -20,6 +20,8 @@ import psutil
 import pytest
 from redis import Redis
 
+from jobs.settings import Settings
+from jobserver.supervise import place
 from tests.acceptance.conftest import ROOT, wait_until
 
 BIN = Path(sys.executable).parent
@@ -111,7 +113,8 @@ class System:
         self.process.send_signal(how)
         assert self.process.wait(timeout=STOP_SECONDS + 5) == 0
         took = time.monotonic() - began
-        assert not self.left()
+        # The cat that passes output on ends a moment after its last writer.
+        wait_until(lambda: not self.left(), seconds=2, what="every process has ended")
         return took
 
     def left(self) -> list[psutil.Process]:
@@ -157,6 +160,19 @@ def test_the_url_and_the_admin_token_are_printed_and_kept(running: System) -> No
         assert stat.S_IMODE((running.instance / name).stat().st_mode) == 0o600
 
 
+def test_the_sandbox_is_where_the_settings_look_for_it(running: System) -> None:
+    url = (running.instance / "sandbox-url").read_text().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    settings = Settings.from_env({"JOBSERVER_INSTANCE": str(running.instance)})
+    assert settings.directory_url == url
+    request = urllib.request.Request(  # noqa: S310  # of this machine
+        f"{url}/directory/users/user-1",
+        headers={"Authorization": f"Bearer {settings.directory_token}"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+        assert response.status == 200
+
+
 def test_the_embedded_server_is_durable_and_never_evicts(running: System) -> None:
     client = running.redis()
     wanted = {
@@ -191,7 +207,8 @@ def test_a_second_terminal_has_the_workers_through_the_env_file(running: System)
 
 
 @pytest.mark.parametrize(
-    "program", ["rq worker", "flask jobs scheduler", "gunicorn", "valkey-server"]
+    "program",
+    ["rq worker", "flask jobs scheduler", "jobs.sandbox", "jobserver.web", "valkey-server"],
 )
 def test_a_killed_program_is_started_again(running: System, program: str) -> None:
     killed = running.programs(program)
@@ -256,6 +273,17 @@ def test_a_second_start_in_the_same_directory_is_one_line(system: System) -> Non
     assert "does not run already" in line
 
 
+def test_a_kept_port_is_used_again_unless_another_has_taken_it(tmp_path: Path) -> None:
+    kept = tmp_path / "sandbox-url"
+    first = place(kept, after=25000)
+    assert first > 25000
+    assert place(kept, after=26000) == first
+    with socket.create_server(("127.0.0.1", first)):
+        other = place(kept, after=25000)
+    assert other != first
+    assert kept.read_text() == f"http://127.0.0.1:{other}\n"
+
+
 def test_an_unreachable_server_is_one_line(system: System) -> None:
     port = free_port()
     line = system.refusal(REDIS_URL=f"redis://:hush@127.0.0.1:{port}/0")
@@ -301,7 +329,8 @@ def test_programs_are_started_again_when_a_source_changes(system: System) -> Non
     shutil.copy(ROOT / "wsgi.py", system.directory)
     system.start("--dev")
     system.await_ready()
-    before = {name: system.programs(name)[0].children()[0] for name in ("gunicorn", "rq worker")}
+    names = ("jobserver.web", "rq worker")
+    before = {name: system.programs(name)[0].children()[0] for name in names}
     os.utime(system.directory / "wsgi.py")
     for name, child in before.items():
         wait_until(lambda child=child: not child.is_running(), what=f"{name} ends")
