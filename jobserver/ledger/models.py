@@ -107,7 +107,8 @@ actions = Table(
 # Every run, by its id, which sorts by when it was enqueued: pages of a search are in that order.
 # `started_at` is of the last attempt, `wait_ms` of the first: from when it was due until it began.
 # `state` is waiting, delayed, active, completed, failed, canceled or purged (an operator removed
-# the job); what retention removes from Redis stays here as it ended.
+# the job); what retention removes from Redis stays here as it ended. A failed run is a dead letter
+# until `settled_at`: somebody discarded it, or its job was enqueued anew.
 runs = Table(
     f"{PREFIX}run",
     metadata,
@@ -138,13 +139,25 @@ runs = Table(
     Column("fingerprint", String(64)),
     Column("payload", Text),
     Column("purged_at", UtcDateTime),
-    Column("discarded_at", UtcDateTime),
+    Column("settled_at", UtcDateTime),
 )
-for _name in ("job", "type", "queue", "state"):
+# Each is sorted as pages are. What few runs have is in partial ones, which cost the others nothing;
+# a query has to repeat their condition word for word.
+NOT_COMPLETED = text("state <> 'completed'")
+DEAD = text("state = 'failed' AND settled_at IS NULL")
+for _name in ("job", "type", "queue"):
     Index(None, runs.c[_name], runs.c.run)
 for _name in ("key", "owner", "organization", "trace", "fingerprint"):
     _is_there = text(f"{_name} IS NOT NULL")  # what `=` implies, to both databases
     Index(None, runs.c[_name], runs.c.run, postgresql_where=_is_there, sqlite_where=_is_there)
+for _names in (("state",), ("state", "type"), ("state", "queue")):
+    _columns = [runs.c[_name] for _name in (*_names, "run")]
+    Index(None, *_columns, postgresql_where=NOT_COMPLETED, sqlite_where=NOT_COMPLETED)
+for _name, _columns in (
+    ("fingerprint", [runs.c.fingerprint, runs.c.run]),
+    ("job", [runs.c.job]),
+):
+    Index(f"ix_{PREFIX}run_dead_{_name}", *_columns, postgresql_where=DEAD, sqlite_where=DEAD)
 
 # Every attempt that was spent, but for a first one that completed: the run says all of that.
 attempts = Table(

@@ -41,10 +41,10 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(64)),
         sa.Column("payload", sa.Text),
         sa.Column("purged_at", time),
-        sa.Column("discarded_at", time),
+        sa.Column("settled_at", time),
         sa.PrimaryKeyConstraint("run", name="pk_jobserver_run"),
     )
-    for name in ("job", "type", "queue", "state"):
+    for name in ("job", "type", "queue"):
         op.create_index(f"ix_jobserver_run_{name}_run", "jobserver_run", [name, "run"])
     for name in ("key", "owner", "organization", "trace", "fingerprint"):
         is_there = sa.text(f"{name} IS NOT NULL")
@@ -54,6 +54,24 @@ def upgrade() -> None:
             [name, "run"],
             postgresql_where=is_there,
             sqlite_where=is_there,
+        )
+    is_other = sa.text("state <> 'completed'")
+    for names in (["state"], ["state", "type"], ["state", "queue"]):
+        op.create_index(
+            f"ix_jobserver_run_{'_'.join(names)}_run",
+            "jobserver_run",
+            [*names, "run"],
+            postgresql_where=is_other,
+            sqlite_where=is_other,
+        )
+    is_dead = sa.text("state = 'failed' AND settled_at IS NULL")
+    for name, columns in (("fingerprint", ["fingerprint", "run"]), ("job", ["job"])):
+        op.create_index(
+            f"ix_jobserver_run_dead_{name}",
+            "jobserver_run",
+            columns,
+            postgresql_where=is_dead,
+            sqlite_where=is_dead,
         )
     op.create_table(
         "jobserver_attempt",
