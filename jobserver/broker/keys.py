@@ -16,6 +16,7 @@
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
 | jobserver:totals | hash | `<queue> <what>` → how often, ever: enqueued, completed, … |
+| jobserver:histograms | hash | position, counts: the ledger's waits and runs of all time |
 | jobserver:ready | set | queues that ours has pushed to since a worker found them empty |
 | jobserver:wake:<queue> | list | at most 8 tokens, one wakes one idle worker |
 | jobserver:call:<call> | string | `<id> <run> <word>`: the first answer of an enqueue |
