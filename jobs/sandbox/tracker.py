@@ -12,16 +12,7 @@ from jobs.sandbox.paging import page
 
 NAME = "tracker"
 USERS = 150  # owners and assignees are the first ones of the directory
-SUBJECTS = (
-    "Billing",
-    "Catalogue",
-    "Checkout",
-    "Imports",
-    "Mobile",
-    "Onboarding",
-    "Reports",
-    "Search",
-)
+SUBJECTS = ("Billing", "Catalogue", "Checkout", "Imports", "Onboarding", "Reports", "Search")
 KINDS = ("redesign", "migration", "launch", "clean-up", "integration", "hardening")
 ISSUES = (
     *("{} is slow on Mondays", "{} shows the wrong currency", "Explain {} in the manual"),
