@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import re
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, has_app_context, has_request_context, request
 
 from jobserver.config import Config
 from jobserver.errors import ConfigInvalid
+from jobserver.ids import new_id
 
 if TYPE_CHECKING:
     from jobserver.server import Server
 
 EXTENSION = "jobserver"
+REQUEST_ID = "X-Request-Id"
+
+_KNOWN_ID = "jobserver.request_id"  # in a request's environ
+_SENT_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,64}")
 
 _answers_requests = True
 
@@ -33,6 +39,25 @@ def application() -> Flask:
     if has_app_context():
         return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
     return _load(Config.from_env().app)
+
+
+def request_id() -> str:
+    """Return the id that a proxy gave the current request, or a new one; "" outside of requests.
+
+    The answer of a route of ours carries it too.
+    """
+    if not has_request_context():
+        return ""
+    # Not in `g`: that belongs to the app context, which a test's client shares between requests.
+    if (known := request.environ.get(_KNOWN_ID)) is None:
+        sent = request.headers.get(REQUEST_ID, "")
+        known = request.environ[_KNOWN_ID] = sent if _SENT_ID.fullmatch(sent) else new_id()
+    return str(known)
+
+
+def known_request_id() -> str | None:
+    """Return the current request's id if anybody has asked for it."""
+    return request.environ.get(_KNOWN_ID)
 
 
 def answers_requests() -> bool:

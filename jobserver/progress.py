@@ -42,6 +42,7 @@ class Run:
     attempt: int
     attempts: int
     reporter: Reporter
+    trace: str = ""
     scheduled_at: datetime | None = None
 
 

@@ -105,6 +105,7 @@ def perform(server: Server, claim: Claim) -> Ending:
         attempt=claim.attempt,
         attempts=claim.attempts,
         reporter=Reporter(report, look),
+        trace=claim.trace or claim.run or claim.id,
         scheduled_at=scheduled_time(options),
     )
     try:

@@ -38,6 +38,7 @@ from jobserver.live import Lookout
 from jobserver.payload import dumps, job_id
 from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
+from jobserver.trace import trace as current_trace
 
 FUNCTION = "jobserver.runner.run"  # the only function whose name travels
 
@@ -249,6 +250,7 @@ class Server:
         key: str | None = None,
         call: str | None = None,
         scheduled_at: float | None = None,
+        trace: str = "",
         settings: Mapping[str, Any],
     ) -> EnqueueRequest:
         """Return the request for one job; raises PayloadInvalid, PayloadTooLarge.
@@ -271,6 +273,7 @@ class Server:
             data=envelope(FUNCTION, kind.name, encoded, scheduled_at=scheduled_at),
             key=key if key and key != identity else "",
             limit_key=limit_key or "",
+            trace=trace or current_trace(),
             **settings,
         )
 
@@ -524,6 +527,7 @@ def _job(
         attempts=request.attempts,
         key=request.key or None,
         owner=request.owner or None,
+        trace=request.trace or (answer.run if answer else request.run),
         payload=dict(payload),
         duplicate=answer is not None and answer.word != "new",
     )

@@ -56,6 +56,7 @@ class Claim(NamedTuple):
     origin: str
     started: float
     canceled: bool
+    trace: str = ""
 
     @property
     def entry(self) -> str:
@@ -530,6 +531,7 @@ def claims_of(rows: Sequence[Sequence[Any]]) -> list[Claim]:
             origin=row[9].decode(),
             started=float(row[10]),
             canceled=bool(row[11]),
+            trace=row[12].decode(),
         )
         for row in rows
     ]

@@ -18,8 +18,6 @@ ENTRIES = f"{keys.OURS}entries"
 DUE = f"{keys.OURS}due"
 SCHEDULERS = f"{keys.OURS}schedulers"
 
-_JOB_FIELDS = 13  # what tick.lua takes of a request: all but when_active
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
@@ -105,7 +103,7 @@ class Entries:
         for tick in ticks:
             due, following = round(tick.due * 1000), round(tick.following * 1000)
             arguments.extend((tick.entry.id, due, following))
-            arguments.extend(tick.request.arguments()[:_JOB_FIELDS])
+            arguments.extend(tick.request.arguments())
         return [bool(made) for made in self._broker.run_script("tick", *arguments)]
 
     def all(self) -> list[tuple[Entry, float | None]]:

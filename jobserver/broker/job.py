@@ -77,7 +77,8 @@ class Job:
 
     `duplicate` is True on the answer to an enqueue that found the job active. `result` is None
     until the job completed. `version` is another one whenever something of it has changed; "" where
-    the job was not read from Redis.
+    the job was not read from Redis. `trace` is the id of the request or the trace of the job that
+    made it, its own run's where there was none.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Job:
     attempts: int = 1
     key: str | None = None
     owner: str | None = None
+    trace: str = ""
     payload: Any = None
     created_at: datetime | None = None
     enqueued_at: datetime | None = None
@@ -208,6 +210,7 @@ def from_hash(
         attempts=int(text("attempts") or 1),
         key=text("key") or None,
         owner=text("owner") or None,
+        trace=text("trace") or text("run"),
         payload=payload,
         created_at=_time(text("created_at")),
         enqueued_at=_time(text("enqueued_at")),

@@ -34,7 +34,7 @@
 | jobserver:scheduler:<name> | hash | pid and host of one; expires without beats |
 
 An origin is a queue of RQ's: `<queue>:high`, `<queue>` or `<queue>:low`. Our fields of a job: type,
-run, call, key, limit (its rate key), owner, exec (who holds it, or held it last), attempt,
+run, call, key, limit (its rate key), owner, trace, exec (who holds it, or held it last), attempt,
 attempts, backoff, progress, message, due, cancel (asked for), rerun (what follows), crashes (how
 often it ended its process), said (the end that the events know). With another RQ_KEY_PREFIX than
 `rq`, our keys stand behind it: `<prefix>:jobserver:…`.

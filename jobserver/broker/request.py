@@ -15,6 +15,7 @@ class EnqueueRequest:
     """One job to be created; the fields are the script's arguments, in its order.
 
     `call` names this request for good: repeated, it gets the first answer. `data` is RQ's job data.
+    `trace` is what set it off, "" for nothing known.
     `due` is "" for now, "+<ms>" from the moment it reaches Redis, or Unix ms.
     """
 
@@ -32,6 +33,7 @@ class EnqueueRequest:
     backoff: str = ""
     limit_key: str = ""
     when_active: str = "return"
+    trace: str = ""
 
     def arguments(self) -> tuple[str | int, ...]:
         """Return the fields in the order that enqueue.lua reads them."""
@@ -50,6 +52,7 @@ class EnqueueRequest:
             self.backoff,
             self.limit_key,
             self.when_active,
+            self.trace,
         )
 
     def to_json(self) -> str:

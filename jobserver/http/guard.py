@@ -6,7 +6,6 @@ app's own gate at each request.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,16 +19,12 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarg
 from jobserver import current
 from jobserver.auth import GATE, Credential, Gate, Principal, Role
 from jobserver.http import cors, problems, quota
-from jobserver.ids import new_id
 from jobserver.ledger import Action, recorded
-
-REQUEST_ID = "X-Request-Id"
 
 MAX_BODY = 16 * 1024 * 1024  # bytes of a request: a bulk of jobs; a payload has its own limit
 
 _PREFIXES = "jobserver.prefixes"
 _NEEDS = "jobserver_needs"
-_SENT_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,64}")
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -139,7 +134,7 @@ def operator_action(
         role=admitted.role,
         action=action,
         target=given,
-        request_id=_request_id(),
+        request_id=current.request_id(),
         remote_address=request.remote_addr or "",
     )
     with recorded(current.server().db, entry):
@@ -200,19 +195,10 @@ def gate() -> Gate:
     return found
 
 
-def _request_id() -> str:
-    """Return the id that a proxy gave the request, or a new one; the answer carries it too."""
-    if "jobserver_request_id" not in g:
-        sent = request.headers.get(REQUEST_ID, "")
-        g.jobserver_request_id = sent if _SENT_ID.fullmatch(sent) else new_id()
-    found: str = g.jobserver_request_id
-    return found
-
-
 def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if (request_id := g.get("jobserver_request_id")) is not None:
-        response.headers[REQUEST_ID] = request_id
+    if (request_id := current.known_request_id()) is not None:
+        response.headers[current.REQUEST_ID] = request_id
     quota.tell(response)
     return response
 

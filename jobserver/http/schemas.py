@@ -78,6 +78,10 @@ class JobSchema(Schema):
     progress = fields.Nested(ProgressSchema, required=True)
     attempt = fields.Integer(required=True, metadata={"description": "0 before the first run"})
     attempts = fields.Integer(required=True, metadata={"description": "runs allowed in all"})
+    trace = fields.String(
+        required=True,
+        metadata={"description": "what set it off: a request's X-Request-Id, or another job's"},
+    )
     createdAt = fields.AwareDateTime(required=True, allow_none=True)
     startedAt = fields.AwareDateTime(required=True, allow_none=True)
     endedAt = fields.AwareDateTime(required=True, allow_none=True)
@@ -151,6 +155,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "progress": {"percent": int(job.progress), "message": job.message},
         "attempt": job.attempt,
         "attempts": job.attempts,
+        "trace": job.trace,
         "createdAt": job.created_at,
         "startedAt": job.started_at,
         "endedAt": job.ended_at,

@@ -167,7 +167,13 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
             kind = self.server.registry.job_type(entry.type)
             settings = self.server.settings(kind)
             return self.server.request(
-                kind, entry.payload, key=tick, call=tick, scheduled_at=due, settings=settings
+                kind,
+                entry.payload,
+                key=tick,
+                call=tick,
+                scheduled_at=due,
+                trace=tick,
+                settings=settings,
             )
         except JobServerError as error:
             # It stays due: a scheduler that knows the type (rolling deploy) makes the tick.

@@ -139,7 +139,7 @@ local function hold(name, till)
 end
 
 -- A new run of a job, from an enqueue's fields in the order of request.py; returns nothing.
-local function create(id, call_id, run, type, origin, data, timeout, attempts, due, key, owner, backoff, limit)
+local function create(id, call_id, run, type, origin, data, timeout, attempts, due, key, owner, backoff, limit, _, trace)
   local at = 0
   if string.sub(due, 1, 1) == '+' then at = NOW + tonumber(string.sub(due, 2)) elseif due ~= '' then at = tonumber(due) end
   local later = at > NOW
@@ -149,12 +149,12 @@ local function create(id, call_id, run, type, origin, data, timeout, attempts, d
   local function add(name, value)
     if value and value ~= '' then fields[#fields + 1] = name; fields[#fields + 1] = value end
   end
-  add('key', key); add('owner', owner); add('backoff', backoff); add('limit', limit)
+  add('key', key); add('owner', owner); add('backoff', backoff); add('limit', limit); add('trace', trace)
   if later then add('due', string.format('%.0f', at)) else add('enqueued_at', ISO) end
   call('HSET', job_key(id), unpack(fields))
   if later then delay(id, origin, at) else push(id, origin) end
   event(later and 'delayed' or 'queued', id, run, 'type', type, 'queue', origin, 'key', key or '', 'owner', owner or '',
-    'attempts', attempts, 'due', later and string.format('%.0f', at) or '', 'payload', #data <= 4096 and data or '')
+    'attempts', attempts, 'due', later and string.format('%.0f', at) or '', 'payload', #data <= 4096 and data or '', 'trace', trace or '')
   count(origin, 'enqueued')
 end
 

@@ -5,7 +5,7 @@
 --       then the executions that the worker knows it holds.
 -- request grows by one with each new claim of a worker's life. A request that was answered before is a repeat: it
 -- takes nothing, and hands out what the worker holds without knowing.
--- Returns per job {id, exec, run, type, data, timeout, attempt, attempts, backoff, origin, started_at, canceled}.
+-- Returns per job {id, exec, run, type, data, timeout, attempt, attempts, backoff, origin, started_at, canceled, trace}.
 local worker, request, token, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local free, queues, jobs, width = {tonumber(ARGV[5]), tonumber(ARGV[6])}, tonumber(ARGV[8]), {}, 5
 local last = OURS .. 'claim:' .. token
@@ -13,11 +13,11 @@ local STARTED = string.format('%.3f', NOW / 1000)
 
 local function read(id)
   return call('HMGET', job_key(id), 'run', 'type', 'data', 'timeout', 'attempt', 'attempts', 'backoff', 'cancel', 'status', 'exec',
-    'ended_at', 'limit')
+    'ended_at', 'limit', 'trace')
 end
 
 local function row(id, exec, f, attempt, origin, started)
-  return {id, exec, f[1] or '', f[2] or '', f[3] or '', f[4] or '', attempt, f[6] or 1, f[7] or '', origin, started, f[8] or ''}
+  return {id, exec, f[1] or '', f[2] or '', f[3] or '', f[4] or '', attempt, f[6] or 1, f[7] or '', origin, started, f[8] or '', f[13] or ''}
 end
 
 if request <= tonumber(call('GET', last) or -1) then

@@ -1,11 +1,11 @@
 -- Create jobs, each only if no job of its id is active; all in one step.
 -- ARGV: call_ttl, count, then per job: id, call, run, type, origin, data, timeout, attempts, due, key, owner,
---       backoff, rate key, when_active. due: '' now, '+ms' from now, or Unix ms. call_ttl: seconds that a call stays
+--       backoff, rate key, when_active, trace. due: '' now, '+ms' from now, or Unix ms. call_ttl: seconds that a call stays
 --       answered whatever becomes of its job (0: as long as the job, and ten minutes).
 -- Returns per job {answer, run, rq status}: answer 'new', 'duplicate', 'rerun' (noted to follow) or 'conflict' (run: the
 -- type that holds the id, '' for a job of stock RQ's); for a duplicate also the hash of the job that is active. A call
 -- that is repeated gets its first answer.
-local call_ttl, answers, width = tonumber(ARGV[1]), {}, 14
+local call_ttl, answers, width = tonumber(ARGV[1]), {}, 15
 
 local function remember(call_id, id, answer, ttl)
   call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2] .. ' ' .. answer[1], 'EX', ttl)
@@ -47,7 +47,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     local is_ending = held[1] == 'started' and held[5]
     if is_ending or when_active == 'rerun' and differs then
       local noted = call('HGET', job, 'rerun')
-      local again = {unpack(ARGV, i + 1, i + 13)}
+      local again = {unpack(ARGV, i + 1, i + 15)}
       -- One run follows, whoever asked: of several payloads the last is what must not be lost.
       if noted then again[3] = cjson.decode(noted)[3] end
       if string.sub(again[9], 1, 1) == '+' then again[9] = string.format('%.0f', NOW + tonumber(again[9])) end
@@ -61,7 +61,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   else
     -- Whatever is left of an earlier job of this id would be read as the new one's, and would expire it.
     if held[1] or held[6] then purge(id, held[6] or origin) else call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id) end
-    create(unpack(ARGV, i + 1, i + 13))
+    create(unpack(ARGV, i + 1, i + 15))
     if held[8] then call('HSET', job, 'exec', held[8]) end -- that end may be handed in once more
     answer = {'new', run, ARGV[i + 9] == '' and 'queued' or call('HGET', job, 'status')}
   end

@@ -25,6 +25,7 @@ FIELDS = {
     "progress",
     "attempt",
     "attempts",
+    "trace",
     "createdAt",
     "startedAt",
     "endedAt",
@@ -49,7 +50,8 @@ def body(client: FlaskClient, job: Job) -> dict[str, Any]:
 
 
 def test_waiting_job_is_shown_whole(admin: FlaskClient) -> None:
-    found = body(admin, send_letter.enqueue(to="ada"))
+    made = send_letter.enqueue(to="ada")
+    found = body(admin, made)
     assert datetime.fromisoformat(found.pop("createdAt")).tzinfo is not None
     assert found == {
         "id": "letter-ada",
@@ -60,6 +62,7 @@ def test_waiting_job_is_shown_whole(admin: FlaskClient) -> None:
         "progress": {"percent": 0, "message": ""},
         "attempt": 0,
         "attempts": 2,
+        "trace": made.run_id,
         "startedAt": None,
         "endedAt": None,
         "durationMs": None,
