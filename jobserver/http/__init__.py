@@ -18,6 +18,7 @@ from jobserver.http import (
     queue_admin,
     queues_v1,
     scripts,
+    series_v1,
     types_v1,
     workers_v1,
 )
@@ -38,6 +39,7 @@ MODULES = (
     queue_admin,
     queues_v1,
     scripts,
+    series_v1,
     types_v1,
     workers_v1,
 )

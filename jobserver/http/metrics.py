@@ -155,7 +155,7 @@ def _queues(found: Metrics) -> Iterator[Metric]:
 def _histograms(found: Metrics) -> Iterator[Metric]:
     wait = HistogramMetricFamily(
         "jobserver_job_wait_seconds",
-        "Time from being in line to the start of the last attempt, of ended jobs.",
+        "Time from when a job was due to the start of its first attempt, of ended jobs.",
         labels=("queue",),
     )
     run = HistogramMetricFamily(

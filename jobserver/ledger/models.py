@@ -188,6 +188,20 @@ position = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
 )
 
+# How many runs ended in a minute (since the epoch; 0: ever) and how long they waited or ran, by
+# bucket: `what` is wait, completed or failed, `ms` the time of all of the row's together.
+series = Table(
+    f"{PREFIX}series",
+    metadata,
+    Column("minute", Integer, primary_key=True, autoincrement=False),
+    Column("queue", Text, primary_key=True),
+    Column("what", String(16), primary_key=True),
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+    Column("ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 
 def owns_table(name: str | None) -> bool:
     """Return whether a table is the engine's, for `include_name` in the host's own Alembic env.py.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from jobserver.ledger import engines
+from jobserver.ledger import engines, series
 from jobserver.policy import MINUTE
 from jobserver.scheduler.chores import Chore
 from jobserver.server import Server
@@ -25,6 +25,10 @@ def chores(server: Server) -> list[Chore]:
     for key, engine in engines(server.db).items():
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"
         found.append(Chore(name, partial(server.outbox.relay, engine)))
+        if key is None:
+            publish = partial(series.publish, engine, server.broker)
+            found.append(Chore("histograms for scrapes", publish, interval=5))
+            found.append(Chore("old minutes", partial(series.prune, engine), interval=MINUTE))
     return found
 
 

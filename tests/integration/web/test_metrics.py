@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import pytest
 from flask.testing import FlaskClient
@@ -10,15 +11,19 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
+from sqlalchemy import insert
 
 from jobserver import JobServer
 from jobserver.broker import metrics
 from jobserver.broker.entries import SCHEDULERS, Entries, Entry
 from jobserver.histogram import BUCKETS, Histogram
+from jobserver.ledger import series
+from jobserver.ledger.models import position
+from jobserver.scheduler.housekeeping import chores
 from jobserver.testing import work
 from tests.hands import Hand, request_of, round_trips
 from tests.integration.web.conftest import AskAs, MakeShop
-from tests.integration.web.shop import send_letter
+from tests.integration.web.shop import db, send_letter
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -174,6 +179,24 @@ def test_histograms_are_cumulative_and_never_go_back(admin: FlaskClient, server:
     assert found["jobserver_job_run_seconds_count{outcome=failed,queue=mail}"] == 0
     assert metrics.publish(server.broker, position="7-11", histograms={})
     assert scraped(admin)["jobserver_job_wait_seconds_count{queue=mail}"] == 0
+
+
+def test_the_scheduler_publishes_what_the_ledger_counted(
+    admin: FlaskClient, server: JobServer
+) -> None:
+    now = datetime.now(UTC)
+    run = {"queue": "mail", "state": "failed", "ended_at": now, "wait_ms": 30, "run_ms": 4000}
+    values = {"id": 1, "position": "5-1", "events": 1, "recorded_at": now}
+    with db.engine.begin() as connection:
+        series.add(connection, [run])
+        connection.execute(insert(position).values(values))
+    (publish,) = (one for one in chores(server) if one.name == "histograms for scrapes")
+    assert publish.attempt()
+    found = scraped(admin)
+    assert found["jobserver_job_run_seconds_count{outcome=failed,queue=mail}"] == 1
+    assert found["jobserver_job_run_seconds_sum{outcome=failed,queue=mail}"] == 4
+    assert found["jobserver_job_wait_seconds_bucket{le=0.02,queue=mail}"] == 0
+    assert found["jobserver_job_wait_seconds_bucket{le=0.05,queue=mail}"] == 1
 
 
 def test_without_redis_a_scrape_says_so(make_shop: MakeShop) -> None:
