@@ -38,11 +38,6 @@ class Line:
         self._sent: deque[Sequence[Call]] = deque()
 
     @property
-    def outstanding(self) -> int:
-        """How many exchanges wait for their answers."""
-        return len(self._sent)
-
-    @property
     def source(self) -> socket.socket | None:
         """What becomes readable when an answer comes; None while none is expected."""
         return cast(socket.socket, self._connection._sock) if self._sent else None

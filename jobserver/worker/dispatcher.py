@@ -9,22 +9,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from jobserver.broker import Broker, Claim, Ending, Recovery, Share
-from jobserver.broker.broker import available, exchange_calls
+from jobserver.broker.broker import available
 from jobserver.broker.doorbell import Doorbell
 from jobserver.broker.job import queue_of, shown_value
-from jobserver.broker.line import Line
 from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
-from jobserver.ids import new_id
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention
 from jobserver.worker.aftermath import Aftermath
+from jobserver.worker.exchanges import Exchanges
 from jobserver.worker.fairness import Fairness
 from jobserver.worker.lines import Lines
 from jobserver.worker.processes import BY_ORDER, GRACE, Processes
@@ -32,7 +30,6 @@ from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
 
 BATCH = 200  # ends handed in per exchange
-AHEAD = 2  # exchanges under way at once: while the server does one, this process does the other's
 ANSWER = 5.0  # seconds until the answer of an exchange counts as lost
 POLL = 1.0  # seconds between looks at the queues while no doorbell rings (stock tools ring none)
 PROMOTE = 0.5  # seconds between looks for delayed jobs that are due
@@ -56,18 +53,6 @@ class Timer:
             return False
         self.due = now + self.interval
         return True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sent:
-    """An exchange under way: the ends handed in, and how many runs were asked for."""
-
-    endings: list[Ending]
-    request: int | None  # None: nothing was asked for
-    processes: int
-    threads: int
-    at: float  # monotonic
-    shares: Sequence[Share]
 
 
 class Dispatcher:
@@ -106,8 +91,7 @@ class Dispatcher:
         self.tally: Counter[str] = Counter()
         self.busy_seconds = 0.0
         self._retention = {queue.name: queue.retention for queue in queues}
-        self._line = Line(broker.connection, broker.scripts)
-        self._sent: deque[Sent] = deque()
+        self._exchanges = Exchanges(broker, worker=name, lease=config.lease_seconds)
         self._pending: deque[Ending] = deque()
         self._by_name = {queue.name: queue for queue in queues}
         slots = {"process": processes.slots, "thread": threads.slots}
@@ -116,10 +100,7 @@ class Dispatcher:
         self._shown: set[str] = set()
         self._orders: deque[Callable[[], None]] = deque()
         self._look = Timer(POLL)
-        self._request = 0
-        self._repeat: int | None = None  # the first claim that was not answered
         self._wants_work = True
-        self._token = new_id()
         self._stop_at: float | None = None
         self._canceled: dict[str, float] = {}
         self._failures = 0
@@ -203,11 +184,11 @@ class Dispatcher:
                 most = self._most(max_jobs)
             if self.held or self._pending:
                 idle_since = now
-            if self.held or self._pending or self._sent:
+            if self.held or self._pending or self._exchanges:
                 if self._stop_at is not None and now >= self._stop_at:
                     self._put_back()
             else:
-                is_dry = burst and not self._wants_work and self._repeat is None
+                is_dry = burst and not self._wants_work and not self._exchanges.must_repeat
                 is_bored = max_idle is not None and now - idle_since >= max_idle
                 if most == 0 or is_dry or is_bored:
                     return self.tally.total()
@@ -219,17 +200,17 @@ class Dispatcher:
             return 0
         if max_jobs is None:
             return self.threads.slots + self.processes.slots
-        asked = sum(sent.threads + sent.processes for sent in self._sent)
+        asked = self._exchanges.threads + self._exchanges.processes
         return max(0, max_jobs - self.tally.total() - len(self.held) - asked)
 
     def _free(self) -> int:
         return self._free_threads() + self._free_processes()
 
     def _free_threads(self) -> int:
-        return self.threads.free - sum(sent.threads for sent in self._sent)
+        return self.threads.free - self._exchanges.threads
 
     def _free_processes(self) -> int:
-        return self.processes.free - sum(sent.processes for sent in self._sent)
+        return self.processes.free - self._exchanges.processes
 
     def _collect(self, now: float) -> None:
         for ending in (*self.threads.ended(), *self.processes.ended(self._ready)):
@@ -239,113 +220,82 @@ class Dispatcher:
         self._overdue_threads(now)
 
     def _has_to_say(self) -> bool:
-        can_send = len(self._sent) < AHEAD and time.monotonic() >= self._retry_at
+        can_send = self._exchanges.may_send and time.monotonic() >= self._retry_at
         has_room = self._wants_work and self._free() > 0
-        return can_send and (bool(self._pending) or has_room or self._repeat is not None)
+        return can_send and (bool(self._pending) or has_room or self._exchanges.must_repeat)
 
     def _send(self, *, most: int) -> bool:
         """Send the next exchange; return whether there may be another one to send."""
         # Half of what there is, for the other half to be under way while this one's answer is used.
         size = len(self._pending)
-        size = min(BATCH, size if self._sent or size < 4 else (size + 1) // 2)
+        size = min(BATCH, size if self._exchanges or size < 4 else (size + 1) // 2)
         batch = [self._pending.popleft() for _ in range(size)]
         left = max(0, min(most, self._free() - len(self._pending)))
         processes = max(0, min(self._free_processes(), left))
         threads = max(0, min(self._free_threads(), left - processes))
-        is_repeat = self._repeat is not None
-        request, call = None, None
-        shares: list[Share] = []
-        if processes + threads or is_repeat:
-            shares = self._shares(processes, threads, batch)
-            request = self._request if self._repeat is None else self._repeat
-            call = self.broker.claim_call(
-                self.name,
-                request=request,
-                token=self._token,
-                lease=self.config.lease_seconds,
+        asks = processes + threads > 0 or self._exchanges.must_repeat
+        try:
+            self._exchanges.send(
+                [(ending, self._kept(ending.claim)) for ending in batch],
                 processes=processes,
                 threads=threads,
-                shares=shares,
-                known=list(self.held) if is_repeat else (),
-                look=self._look.is_up(time.monotonic()),
+                shares=self._shares(processes, threads, batch) if asks else (),
+                known=self.held,
+                look=asks and self._look.is_up(time.monotonic()),
             )
-            self._request = max(self._request, request + 1)
-        sent = Sent(
-            endings=batch,
-            request=request,
-            processes=processes if call else 0,
-            threads=threads if call else 0,
-            at=time.monotonic(),
-            shares=shares,
-        )
-        self._sent.append(sent)
-        try:
-            endings = [(ending, self._kept(ending.claim)) for ending in batch]
-            self._line.send(exchange_calls(self.name, endings=endings, claim=call))
         except RedisUnavailable as error:
             self._unanswered(error)
             return False
-        if is_repeat:
-            self._repeat = None  # asked again; when it fails, _unanswered says so anew
         return bool(self._pending)
 
     def _receive(self, now: float) -> None:
         """Take the answers that have come."""
-        while self._sent and (self._line.source in self._ready or self._line.has_more()):
-            self._ready = [source for source in self._ready if source is not self._line.source]
+        exchanges = self._exchanges
+        while exchanges and (exchanges.source in self._ready or exchanges.has_read):
+            self._ready = [source for source in self._ready if source is not exchanges.source]
             try:
-                exchange = self._line.receive()
+                sent, answer = exchanges.receive()
             except RedisUnavailable as error:
                 self._unanswered(error)
                 return
-            sent = self._sent.popleft()
-            if exchange.words is None:
+            if answer.words is None:
                 self._pending.extendleft(reversed(sent.endings))
             else:
                 with self.lines.held():
-                    for ending, word in zip(sent.endings, exchange.words, strict=True):
+                    for ending, word in zip(sent.endings, answer.words, strict=True):
                         self._note(ending, word)
-            if exchange.error:
-                if sent.request is not None:
-                    self._repeat = sent.request
-                self._unanswered(exchange.error)
+            if answer.error:
+                self._unanswered(answer.error)
                 return
             self._reached()
-            for claim in exchange.claims:
+            for claim in answer.claims:
                 if claim.exec not in self.held:
                     self._start(claim)
             if sent.request is not None:
-                taken = Counter(queue_of(claim.origin)[0] for claim in exchange.claims)
+                taken = Counter(queue_of(claim.origin)[0] for claim in answer.claims)
                 asked = sent.processes + sent.threads
                 self._fairness.answered(sent.shares, taken, asked=asked, now=now)
                 self._poll.due = now + POLL
-                if len(exchange.claims) < asked:
+                if len(answer.claims) < asked:
                     self._wants_work = False
-        if self._sent and now - self._sent[0].at >= ANSWER:
+        if now - exchanges.since >= ANSWER:
             self._unanswered(RedisUnavailable(f"Redis has not answered for {ANSWER:.0f} s"))
 
     def _unanswered(self, error: RedisUnavailable) -> None:
         """Keep what was sent but not answered, to be sent again."""
-        for sent in reversed(self._sent):
-            self._pending.extendleft(reversed(sent.endings))
-        asked = [sent.request for sent in self._sent if sent.request is not None]
-        if self._repeat is not None:
-            asked.append(self._repeat)
-        self._repeat = min(asked, default=None)
-        self._sent.clear()
-        self._line.close()
+        self._pending.extendleft(reversed(self._exchanges.take_back()))
         self._wants_work = True
         self._unavailable(error)
 
     def _shares(self, processes: int, threads: int, leaving: Sequence[Ending]) -> list[Share]:
-        sent = (ending for sent in self._sent for ending in sent.endings)
+        gone = (*self._exchanges.endings, *leaving)
         asked: Counter[str] = Counter()
-        for share in (share for one in self._sent for share in one.shares):
+        for share in (share for sent in self._exchanges for share in sent.shares):
             if share.queue.concurrency is not None:
                 asked[share.queue.name] += share.room
         return self._fairness.shares(
             {"process": processes, "thread": threads},
-            leaving=(queue_of(ending.claim.origin)[0] for ending in (*sent, *leaving)),
+            leaving=(queue_of(ending.claim.origin)[0] for ending in gone),
             asked=asked,
             now=time.monotonic(),
         )
@@ -420,8 +370,7 @@ class Dispatcher:
 
     def _ends(self) -> Iterator[Ending]:
         """Yield the ends that are not recorded yet, as far as is known here."""
-        for sent in self._sent:
-            yield from sent.endings
+        yield from self._exchanges.endings
         yield from self._pending
 
     def _kept(self, claim: Claim) -> Retention:
@@ -463,7 +412,7 @@ class Dispatcher:
         self._chores_due = min(timer.due for timer, _ in self._chores)
 
     def _renew(self) -> None:
-        under_way = {ending.claim.exec for sent in self._sent for ending in sent.endings}
+        under_way = {ending.claim.exec for ending in self._exchanges.endings}
         entries = {c.entry: c for c in self.held.values() if c.exec not in under_way}
         if not entries:
             return
@@ -523,28 +472,28 @@ class Dispatcher:
 
     def _wait(self) -> None:
         self._ready = []  # read by now: a child that has nothing more to say would block us
-        if self._pending and self._failures == 0 and len(self._sent) < AHEAD:
+        exchanges = self._exchanges
+        if self._pending and self._failures == 0 and exchanges.may_send:
             return
-        under_way = sum(len(sent.endings) for sent in self._sent)
-        if self._sent and not self._pending and len(self.held) == under_way:
-            self._ready = [self._line.source]  # nothing runs: the answer is all there is to come
+        under_way = sum(len(sent.endings) for sent in exchanges)
+        if exchanges and not self._pending and len(self.held) == under_way:
+            self._ready = [exchanges.source]  # nothing runs: the answer is all there is to come
             return
         now = time.monotonic()
         until = min(
             *(self._chores_due, self._poll.due),
             *(self.processes.next_deadline(), self.threads.next_deadline()),
         )
-        if self._failures and not self._sent:
+        if self._failures and not exchanges:
             until = max(self._retry_at, now)
         if self._stop_at is not None:
             until = min(until, max(self._stop_at, now + 0.05))
         sources: list[Any] = [self._readable, *self.processes.watched()]
-        if self._sent:
-            until = min(until, self._sent[0].at + ANSWER)
-            if (source := self._line.source) is not None:
-                sources.append(source)
-        can_ask = len(self._sent) < AHEAD
-        has_more = self._wants_work and self._free() and self._stop_at is None and can_ask
+        until = min(until, exchanges.since + ANSWER)
+        if (source := exchanges.source) is not None:
+            sources.append(source)
+        can_ask = exchanges.may_send and self._stop_at is None
+        has_more = self._wants_work and self._free() and can_ask
         # With all slots taken a token is for somebody else: a BLPOP under way is only ended.
         if self._free() and not has_more and self._stop_at is None and not self._failures:
             self.doorbell.listen()
