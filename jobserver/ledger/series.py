@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,7 +23,15 @@ from jobserver.policy import DAY, MINUTE
 KEPT_MINUTES = int(2 * DAY / MINUTE)
 EVER = 0  # the minute whose rows are of all time
 
-_ENDS = ("completed", "failed")
+
+class End(NamedTuple):
+    """A run that ended `at` a time (Unix ms), and what it had waited and run (ms), if it did."""
+
+    queue: str
+    state: Literal["completed", "failed"]
+    at: int
+    wait_ms: int | None
+    run_ms: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,22 +59,17 @@ class _Cell:
         return Histogram(counts=self.counts, seconds=self.ms / 1000)
 
 
-def add(connection: Connection, ended: Iterable[Mapping[str, Any]]) -> None:
-    """Count runs that ended, in the transaction that records them.
-
-    They are as table `runs` has them; of those that were canceled nothing is counted.
-    """
+def add(connection: Connection, ends: Iterable[End]) -> None:
+    """Count ends of runs, in the transaction that records them."""
     found: dict[tuple[int, str, str, int], list[int]] = defaultdict(lambda: [0, 0])
-    for run in ended:
-        if run["state"] not in _ENDS:
-            continue
-        minute = int(run["ended_at"].timestamp()) // 60
-        lengths = [(run["state"], run["run_ms"] or 0)]
-        if run["wait_ms"] is not None:
-            lengths.append(("wait", run["wait_ms"]))
+    for end in ends:
+        lengths: list[tuple[str, int]] = [(end.state, end.run_ms or 0)]
+        if end.wait_ms is not None:
+            lengths.append(("wait", end.wait_ms))
         for what, ms in lengths:
-            for slot in (minute, EVER):
-                cell = found[slot, run["queue"], what, bucket_of(ms / 1000)]
+            bucket = bucket_of(ms / 1000)
+            for minute in (end.at // 60_000, EVER):
+                cell = found[minute, end.queue, what, bucket]
                 cell[0] += 1
                 cell[1] += ms
     if not found:

@@ -19,6 +19,7 @@ from jobserver.broker.entries import SCHEDULERS, Entries, Entry
 from jobserver.histogram import BUCKETS, Histogram
 from jobserver.ledger import series
 from jobserver.ledger.models import position
+from jobserver.ledger.series import End
 from jobserver.scheduler.housekeeping import chores
 from jobserver.testing import work
 from tests.hands import Hand, request_of, round_trips
@@ -184,11 +185,9 @@ def test_histograms_are_cumulative_and_never_go_back(admin: FlaskClient, server:
 def test_the_scheduler_publishes_what_the_ledger_counted(
     admin: FlaskClient, server: JobServer
 ) -> None:
-    now = datetime.now(UTC)
-    run = {"queue": "mail", "state": "failed", "ended_at": now, "wait_ms": 30, "run_ms": 4000}
-    values = {"id": 1, "position": "5-1", "events": 1, "recorded_at": now}
+    values = {"id": 1, "position": "5-1", "events": 1, "recorded_at": datetime.now(UTC)}
     with db.engine.begin() as connection:
-        series.add(connection, [run])
+        series.add(connection, [End("mail", "failed", 60_000, 30, 4000)])
         connection.execute(insert(position).values(values))
     (publish,) = (one for one in chores(server) if one.name == "histograms for scrapes")
     assert publish.attempt()

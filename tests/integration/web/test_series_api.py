@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from jobserver.http.series_v1 import SeriesSchema
 from jobserver.ledger import series
+from jobserver.ledger.series import End
 from tests.integration.web.shop import db
 
 PATH = "/engine/api/v1/queues/MAIL/series"
@@ -20,12 +21,10 @@ def test_a_series_has_every_minute_and_zeros_where_nothing_ended(
     admin: FlaskClient, shop: Flask
 ) -> None:
     ended = datetime.now(UTC) - timedelta(minutes=2)
-    runs = [
-        {"queue": "mail", "state": state, "ended_at": ended, "wait_ms": 30, "run_ms": 4000}
-        for state in ("completed", "completed", "failed")
-    ]
+    at = int(ended.timestamp() * 1000)
+    completed = End("mail", "completed", at, 30, 4000)
     with db.engine.begin() as connection:
-        series.add(connection, runs)
+        series.add(connection, [completed, completed, completed._replace(state="failed")])
     found = admin.get(f"{PATH}?minutes=5").get_json()
     assert SeriesSchema().validate(found) == {}
     assert found["queue"] == "mail"
