@@ -198,6 +198,17 @@ class Broker:
         """Return the end of the event stream, to be followed on a connection of its own."""
         return Tail(sibling(self.connection, timeout=TAIL_TIMEOUT))
 
+    def host_of(self, worker: str) -> str | None:
+        """Return the host of a worker that is registered, None of others."""
+        with available():
+            host = cast("bytes | None", self.connection.hget(keys.worker(worker), "hostname"))
+        return host.decode(errors="replace") if host else None
+
+    def recorded(self, position: str) -> None:
+        """Say up to which event of the stream the ledger has them."""
+        with available():
+            self.connection.hset(keys.RECORDER, "position", position)
+
     def ping(self) -> float:
         """Return the seconds that a round trip takes."""
         start = time.perf_counter()

@@ -26,10 +26,15 @@ def connect(url: str, *, timeout: float = 1.0) -> Redis:
     return Redis(connection_pool=BlockingConnectionPool.from_url(url, **options))
 
 
-def sibling(connection: Redis, *, timeout: float) -> Redis:
-    """Return a client to the same server as `connection`, with a pool and a timeout of its own."""
+def sibling(connection: Redis, *, timeout: float, decoded: bool = False) -> Redis:
+    """Return a client to the same server as `connection`, with a pool and a timeout of its own.
+
+    With `decoded` its answers are texts.
+    """
     pool = connection.connection_pool
     options = {**pool.connection_kwargs, **_options(timeout)}
+    if decoded:
+        options |= {"decode_responses": True, "encoding_errors": "replace"}
     options.pop("maint_notifications_config", None)
     options.pop("maint_notifications_pool_handler", None)
     return Redis(connection_pool=ConnectionPool(pool.connection_class, **options))

@@ -15,6 +15,7 @@
 | jobserver:held | hash | `<id>:<exec>` of running runs → `<origin> <started> <flags> <worker>` |
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
+| jobserver:recorder | hash | position: the last event that is in the ledger |
 | jobserver:totals | hash | `<queue> <what>` → how often, ever: enqueued, completed, … |
 | jobserver:histograms | hash | position, counts: the ledger's waits and runs of all time |
 | jobserver:ready | set | queues that ours has pushed to since a worker found them empty |
@@ -52,6 +53,7 @@ OURS = "jobserver:" if RQ_KEY_PREFIX == "rq" else f"{RQ_KEY_PREFIX}:jobserver:"
 
 EVENTS = f"{OURS}events"
 HELD = f"{OURS}held"
+RECORDER = f"{OURS}recorder"
 LEASES = f"{OURS}leases"
 READY = f"{OURS}ready"
 
@@ -69,6 +71,11 @@ def results(job_id: str) -> str:
 def wake(queue: str) -> str:
     """Return the key of a queue's wake-up tokens."""
     return f"{OURS}wake:{queue}"
+
+
+def worker(name: str) -> str:
+    """Return the key of the hash of a worker that is registered with RQ."""
+    return f"{RQ}worker:{name}"
 
 
 def call(call_id: str) -> str:

@@ -105,10 +105,10 @@ actions = Table(
 )
 
 # Every run, by its id, which sorts by when it was enqueued: pages of a search are in that order.
-# `started_at` is of the last attempt, `wait_ms` of the first: from when it was due until it began.
-# `state` is waiting, delayed, active, completed, failed, canceled or purged (an operator removed
-# the job); what retention removes from Redis stays here as it ended. A failed run is a dead letter
-# until `settled_at`: somebody discarded it, or its job was enqueued anew.
+# `started_at`, `run_ms` and `wait_ms` (from when it was due to when it began) are of the last
+# attempt. `state` is waiting, delayed, active, completed, failed, canceled or purged (an operator
+# removed the job); what retention removes from Redis stays here as it ended. A failed run is a dead
+# letter until `settled_at`: somebody discarded it, or its job was enqueued anew.
 runs = Table(
     f"{PREFIX}run",
     metadata,
@@ -160,6 +160,7 @@ for _name, _columns in (
     Index(f"ix_{PREFIX}run_dead_{_name}", *_columns, postgresql_where=DEAD, sqlite_where=DEAD)
 
 # Every attempt that was spent, but for a first one that completed: the run says all of that.
+# `outcome` is completed, failed, retried, lost or canceled; `peak_rss` in bytes.
 attempts = Table(
     f"{PREFIX}attempt",
     metadata,

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jobserver.errors import RedisUnavailable
+from jobserver.errors import NotMigrated, Unavailable
+
+PAUSE = 1.0  # seconds at least until a step that failed is tried again
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +30,9 @@ class Chore:
             self.step()
         except Exception as error:  # the process outlives whatever Redis, SQL or one step does
             if self.failing != type(error).__name__:
-                is_outage = isinstance(error, RedisUnavailable)
+                is_known = isinstance(error, Unavailable | NotMigrated)
                 logger.warning(
-                    "%s fails, will be tried again: %s", self.name, error, exc_info=not is_outage
+                    "%s fails, will be tried again: %s", self.name, error, exc_info=not is_known
                 )
             self.failing = type(error).__name__
             return False
@@ -67,5 +69,5 @@ class Chores:
 
     def _repeat(self, chore: Chore) -> None:
         while not self._stopping.is_set():
-            chore.attempt()
-            self._stopping.wait(chore.interval)
+            is_well = chore.attempt()
+            self._stopping.wait(chore.interval if is_well else max(chore.interval, PAUSE))

@@ -6,6 +6,7 @@ from functools import partial
 
 from jobserver.ledger import engines, series
 from jobserver.policy import MINUTE
+from jobserver.recorder import Recorder
 from jobserver.scheduler.chores import Chore
 from jobserver.server import Server
 
@@ -23,6 +24,8 @@ def chores(server: Server) -> list[Chore]:
         Chore("ends by stock tools", partial(server.broker.reconcile, queues), interval=MINUTE / 2),
     ]
     for key, engine in engines(server.db).items():
+        if key is None:
+            found.append(Chore("recorder", Recorder(server, engine).work, interval=0))
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"
         found.append(Chore(name, partial(server.outbox.relay, engine)))
         if key is None:

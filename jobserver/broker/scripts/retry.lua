@@ -14,9 +14,10 @@ for i = 2, #ARGV do
     call('PERSIST', job)
     call('PERSIST', RQ .. 'results:' .. id)
     call('HDEL', job, 'ended_at', 'cancel', 'progress', 'message', 'error_type', 'error_message', 'crashes')
-    call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'attempts', (tonumber(f[4]) or 0) + tonumber(ARGV[1]))
+    local attempts = (tonumber(f[4]) or 0) + tonumber(ARGV[1])
+    call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'attempts', attempts)
     push(id, f[2])
-    event('retried', id, f[3], 'queue', f[2])
+    event('retried', id, f[3], 'queue', f[2], 'attempts', attempts)
     count(f[2], 'retried')
     answers[#answers + 1] = 'retried'
   end
