@@ -153,10 +153,12 @@ for _name in ("key", "owner", "organization", "trace", "fingerprint"):
 for _names in (("state",), ("state", "type"), ("state", "queue")):
     _columns = [runs.c[_name] for _name in (*_names, "run")]
     Index(None, *_columns, postgresql_where=NOT_COMPLETED, sqlite_where=NOT_COMPLETED)
-for _name, _columns in (
-    ("fingerprint", [runs.c.fingerprint, runs.c.run]),
-    ("job", [runs.c.job]),
+# Groups of dead letters are read from the index alone: SQLite reads the condition's columns, too.
+for _name, _dead in (
+    ("fingerprint", ("fingerprint", "run", "ended_at", "state", "settled_at")),
+    ("job", ("job",)),
 ):
+    _columns = [runs.c[_column] for _column in _dead]
     Index(f"ix_{PREFIX}run_dead_{_name}", *_columns, postgresql_where=DEAD, sqlite_where=DEAD)
 
 # Every attempt that was spent, but for a first one that completed: the run says all of that.

@@ -65,7 +65,10 @@ def upgrade() -> None:
             sqlite_where=is_other,
         )
     is_dead = sa.text("state = 'failed' AND settled_at IS NULL")
-    for name, columns in (("fingerprint", ["fingerprint", "run"]), ("job", ["job"])):
+    for name, columns in (
+        ("fingerprint", ["fingerprint", "run", "ended_at", "state", "settled_at"]),
+        ("job", ["job"]),
+    ):
         op.create_index(
             f"ix_jobserver_run_dead_{name}",
             "jobserver_run",
