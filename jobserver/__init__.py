@@ -13,11 +13,12 @@ from jobserver.listener import JobEvent, on
 from jobserver.outcomes import Discard, JobCanceled, RateLimited, Snooze
 from jobserver.policy import Backoff, Policy, Queue, Retention, exponential, fixed, steps
 from jobserver.progress import cancel_requested, current_run, progress, scheduled_at
-from jobserver.schedule import Every
+from jobserver.schedule import Cron, Every
 
 __all__ = [
     "Backoff",
     "Config",
+    "Cron",
     "Discard",
     "Every",
     "Job",

@@ -80,6 +80,10 @@ class UnknownQueue(NotFound):
     """No queue with this name, key or alias is declared."""
 
 
+class ScheduleNotFound(NotFound):
+    """No schedule with this id is known."""
+
+
 class TokenNotFound(NotFound):
     """No token has this name."""
 
@@ -97,7 +101,7 @@ class KeyConflict(JobServerError):
 
 
 class WrongState(JobServerError):
-    """The job is not in a state that allows this."""
+    """The job or schedule is not in a state that allows this."""
 
     status = 409
 

@@ -19,7 +19,7 @@ from jobserver.errors import (
 from jobserver.job_type import JobType
 from jobserver.listener import Listener
 from jobserver.policy import RESERVED_QUEUES, Queue
-from jobserver.schedule import Every
+from jobserver.schedule import Recurring
 
 
 class Registry:
@@ -28,7 +28,7 @@ class Registry:
     def __init__(self, *, overrides: Mapping[str, Mapping[str, float]] | None = None) -> None:
         self.types: dict[str, JobType] = {}
         self.queues: dict[str, Queue] = {}
-        self.entries: dict[str, Every] = {}
+        self.entries: dict[str, Recurring] = {}
         self.listeners: list[Listener] = []
         self._declared: dict[str, Queue] = {}  # as declared, without what the environment overrides
         self._overrides = overrides or {}
@@ -49,7 +49,7 @@ class Registry:
             self.add(job_type)
         found = [value for value in values if isinstance(value, Listener)]
         self.listeners.extend(one for one in dict.fromkeys(found) if one not in self.listeners)
-        for entry in (value for value in values if isinstance(value, Every)):
+        for entry in (value for value in values if isinstance(value, Recurring)):
             self.add_entry(entry)
         if built := sorted(self.planned & set(self.types)):
             raise DeclarationInvalid(f"{built[0]!r} is built: take it off its queue's `planned`")
@@ -89,7 +89,7 @@ class Registry:
             if holder != name:
                 raise DeclarationInvalid(f"queues {holder!r} and {name!r} both answer to {other!r}")
 
-    def add_entry(self, entry: Every) -> None:
+    def add_entry(self, entry: Recurring) -> None:
         """Add one recurring entry."""
         if self.entries.get(entry.id) not in (None, entry):
             raise DeclarationInvalid(f"two recurring entries are called {entry.id!r}")

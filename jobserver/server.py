@@ -38,6 +38,7 @@ from jobserver.live import Lookout
 from jobserver.payload import dumps, job_id
 from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
+from jobserver.schedules import Schedules
 from jobserver.trace import trace as current_trace
 
 FUNCTION = "jobserver.runner.run"  # the only function whose name travels
@@ -55,6 +56,7 @@ class Server:
     outbox: Outbox
     listeners: Listeners
     lookout: Lookout
+    schedules: Schedules
 
     def __init__(self, *, jobs: Iterable[str] = (), db: object = None) -> None:
         if isinstance(jobs, str):
@@ -78,6 +80,7 @@ class Server:
         self.registry.discover(self._modules)
         self.broker = Broker(connect(config.redis_url), events_max_mib=config.events_max_mib)
         self.outbox = Outbox(self.broker)
+        self.schedules = Schedules(self)
         self.listeners = Listeners(self.registry.listeners, context=self.app.app_context)
         self.lookout = Lookout(self.broker, most=config.max_waiters)
 

@@ -25,8 +25,8 @@ def beat(hand: str) -> str:
     return hand
 
 
-second = Every(id="second", seconds=1, job=beat, payload={"hand": "second"})
-minute = Every(id="minute", seconds=60, job=beat, payload={"hand": "minute"})
+second = Every(id="second", seconds=1, job=beat, payload={"hand": "second"}, overlap="allow")
+minute = Every(id="minute", seconds=60, job=beat, payload={"hand": "minute"}, overlap="allow")
 
 
 def create_app() -> Flask:

@@ -42,7 +42,7 @@ def get_user_sync_scheduler_status() -> SchedulerStatus:
         repeatable=[
             Repeatable(id=entry.id, seconds=entry.seconds, next=due)
             for entry, due in found.entries
-            if entry.type == SYNC
+            if entry.type == SYNC and entry.seconds
         ],
         counts=found.state.bull_counts,
         active=found.jobs,

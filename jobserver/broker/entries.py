@@ -2,57 +2,103 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
-
-import orjson
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
 
 from jobserver.broker import keys
 from jobserver.broker.broker import Broker, available
+from jobserver.broker.connection import sibling
+from jobserver.broker.entry import Entry, Step
 from jobserver.broker.request import EnqueueRequest
 from jobserver.broker.scripts import Argument
+from jobserver.policy import Retention
 
 ENTRIES = f"{keys.OURS}entries"
 DUE = f"{keys.OURS}due"
+WAKE = f"{keys.OURS}wake"
 SCHEDULERS = f"{keys.OURS}schedulers"
 
+PARKED = (
+    10.0  # seconds until an entry that can't be fired is tried again: a deploy may be under way
+)
+FIRED = 100  # ticks per script call: some 5 ms of the server's time
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """A recurring entry: enqueue `type` with `payload` each `seconds`, on the grid of the epoch."""
+State = Literal["active", "paused", "parked", "ended"]
+Word = Literal["made", "noted", "skipped", "missed", "triggered"]
 
-    id: str
-    type: str
-    seconds: float
-    payload: Mapping[str, object]
-
-    def after(self, moment: float) -> float:
-        """Return the first Unix time on the entry's grid that is later than `moment`."""
-        step = round(self.seconds * 1000)
-        # A time on the grid may lie a hair below it as a float; it must not follow itself.
-        milliseconds = math.floor(moment * 1000 + 0.01)
-        return (milliseconds // step + 1) * step / 1000
+_NO_JOB = ("",) * 15  # as many as a request has arguments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
-    """One firing of an entry: its job, and the Unix time when the entry is due after it."""
+class Firing:
+    """One step of an entry, with the job that it makes, None when its ticks are only given up.
+
+    `retention` is of the job's queue. Without `step` it is fired by hand: it stays where it stands.
+    """
 
     entry: Entry
-    due: float
-    following: float
-    request: EnqueueRequest
+    step: Step | None
+    request: EnqueueRequest | None = None
+    retention: Retention | None = None
+    at: int = 0  # Unix ms, when fired by hand
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fired:
+    """What became of a firing; `job` is the one that was made, or that is in its way.
+
+    `word` is 'passed' when another scheduler was first, or the entry is paused, gone or at its end.
+    `canceled` is the job before, which had not started.
+    """
+
+    word: str
+    job: str
+    canceled: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Due:
-    """What is due at `now` (Unix time of the server), and when the next other entry is."""
+    """What is due at `now` (Unix ms of the server), and when the next other entry is.
 
-    now: float
-    entries: Sequence[tuple[Entry, float]]
-    upcoming: float | None
+    An entry comes with the tick where it stands; one that cannot be read as the reason for that.
+    """
+
+    now: int
+    entries: Sequence[tuple[str, int, Entry | ValueError]]
+    upcoming: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """A recurring entry as it stands: its next tick (UTC), and how many ticks became what.
+
+    `reason` says why it is parked; `last_job` is the id of the job it made last.
+    """
+
+    entry: Entry
+    state: State
+    next_at: datetime | None
+    reason: str = ""
+    made: int = 0
+    skipped: int = 0
+    missed: int = 0
+    last_job: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """What became of a tick, or of `number` missed ones, the first of which was due `at` (UTC).
+
+    `job` is the one that was made, or the active one for which the tick was skipped.
+    """
+
+    at: datetime
+    word: Word
+    number: int
+    job: str | None
+    noted_at: datetime
 
 
 class Entries:
@@ -60,55 +106,142 @@ class Entries:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._waiting = sibling(broker.connection, timeout=10)
 
     def declare(self, entries: Sequence[Entry], *, prune: bool) -> None:
-        """Add or update entries: new ones come due on their grid, known ones keep their time.
+        """Add or change entries; those that are as declared already stay untouched.
 
-        Safe to repeat and to run anywhere at once. `prune` removes those that are not among them.
+        A new one, and one with new times, comes due at its next tick; a tick that is due already
+        stays due. One that an operator paused stays paused. Safe to repeat and to run anywhere at
+        once. `prune` removes those of the registry that are not among them.
         """
-        connection = self._broker.connection
+        wanted = {entry.id: entry for entry in entries}
         with available():
-            seconds, micros = connection.time()
-            now = seconds + micros / 1_000_000
-            names = cast("list[bytes]", connection.hkeys(ENTRIES))
-            known = {name.decode() for name in names}
-            pipe = connection.pipeline(transaction=True)
-            for entry in entries:
-                pipe.hset(ENTRIES, entry.id, orjson.dumps(entry))
-                # LT: a tick that was missed stays, and so does one sooner than on a changed grid.
-                pipe.zadd(DUE, {entry.id: round(entry.after(now) * 1000)}, lt=True)
-            for gone in known - {entry.id for entry in entries} if prune else ():
-                pipe.hdel(ENTRIES, gone)
-                pipe.zrem(DUE, gone)
-            pipe.execute()
+            texts = cast("dict[bytes, bytes]", self._broker.connection.hgetall(ENTRIES))
+        known = {name.decode(): text for name, text in texts.items()}
+        self._write(list(wanted.values()), known)
+        if prune and (gone := [n for n in known.keys() - wanted.keys() if _is_declared(known[n])]):
+            self._broker.run_script("remove", *gone)
+
+    def put(self, entry: Entry, *, seen: bytes | None) -> bool:
+        """Add or change one entry; False if by now it is not as `seen` (None: there was none)."""
+        return self._write([entry], {entry.id: seen} if seen else {}) == 0
+
+    def _write(self, entries: Sequence[Entry], known: Mapping[str, bytes]) -> int:
+        changed = [entry for entry in entries if known.get(entry.id) != entry.to_json()]
+        if not changed:
+            return 0
+        now = self.now()
+        made = self._made([entry.id for entry in changed])
+        arguments: list[Argument] = []
+        for entry in changed:
+            seen = known.get(entry.id)
+            before = _readable(seen) if seen else None
+            is_timed = before is not None and before.timing == entry.timing
+            is_over = entry.count is not None and made[entry.id] >= entry.count
+            tick = None if is_timed or is_over else entry.first(after=now)
+            is_over = is_over or (tick is None and not is_timed)
+            paused = "" if before and before.paused == entry.paused else str(int(entry.paused))
+            arguments.extend((entry.id, seen or b"", entry.to_json()))
+            arguments.extend((tick, entry.due(tick)) if tick is not None else ("", ""))
+            arguments.extend(("ended" if is_over else "", paused))
+        return int(self._broker.run_script("declare", *arguments))
+
+    def _made(self, ids: Sequence[str]) -> dict[str, int]:
+        answers = self._exchange([("HGET", state_key(name), "made") for name in ids])
+        return {name: int(made or 0) for name, made in zip(ids, answers, strict=True)}
+
+    def remove(self, entry_id: str) -> bool:
+        """Remove an entry; its jobs stay. Returns whether there was one."""
+        return bool(self._broker.run_script("remove", entry_id))
+
+    def hold(self, entry_id: str) -> bool | None:
+        """Pause an entry; returns whether it was not, None when there is no such entry."""
+        changed: int = self._broker.run_script("hold", entry_id, 1)
+        return None if changed < 0 else bool(changed)
+
+    def release(self, entry_id: str) -> bool | None:
+        """Let a paused entry go on; returns whether it was paused, None when there is none.
+
+        What fell due meanwhile was missed, and is treated so.
+        """
+        changed: int = self._broker.run_script("hold", entry_id, 0)
+        return None if changed < 0 else bool(changed)
 
     def due(self, *, limit: int = 100) -> Due:
         """Return the entries that are due, the longest due first."""
         now, upcoming, *rows = self._broker.run_script("due", limit)
-        return Due(
-            now=int(now) / 1000,
-            upcoming=int(upcoming) / 1000 if upcoming else None,
-            entries=[
-                (Entry(**orjson.loads(text)), int(due) / 1000)
-                for due, text in zip(rows[1::3], rows[2::3], strict=True)
-            ],
-        )
+        found: list[tuple[str, int, Entry | ValueError]] = []
+        for name, tick, text in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+            try:
+                found.append((name.decode(), int(tick), Entry.from_json(text)))
+            except ValueError as error:
+                found.append((name.decode(), int(tick), error))
+        return Due(now=int(now), upcoming=int(upcoming) if upcoming else None, entries=found)
 
-    def tick(self, ticks: Sequence[Tick]) -> list[bool]:
-        """Make the jobs of these ticks and set when their entries are due next, in one step.
+    def fire(self, firings: Sequence[Firing]) -> list[Fired]:
+        """Make the jobs of ticks and set when their entries are due next, each in one step."""
+        fired: list[Fired] = []
+        for start in range(0, len(firings), FIRED):
+            part = firings[start : start + FIRED]
+            arguments = [argument for firing in part for argument in _arguments(firing)]
+            rows = self._broker.run_script("tick", len(part), *arguments)
+            fired += [Fired(**dict(zip(_FIRED, map(bytes.decode, r), strict=False))) for r in rows]
+        return fired
 
-        Returns per tick whether it was made here; False: another scheduler was first.
-        """
-        arguments: list[Argument] = [len(ticks)]
-        for tick in ticks:
-            due, following = round(tick.due * 1000), round(tick.following * 1000)
-            arguments.extend((tick.entry.id, due, following))
-            arguments.extend(tick.request.arguments())
-        return [bool(made) for made in self._broker.run_script("tick", *arguments)]
+    def park(self, parked: Sequence[tuple[str, int, str]]) -> None:
+        """Put off entries that cannot be fired: id, the tick where it stands, the reason."""
+        arguments = [argument for one in parked for argument in one]
+        if arguments:
+            self._broker.run_script("park", int(PARKED * 1000), *arguments)
+
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds, or as soon as an entry was added, changed or resumed."""
+        with available():
+            self._waiting.blpop([WAKE], timeout=max(0.001, seconds))
+
+    def now(self) -> int:
+        """Return the server's time in Unix ms, the only one that counts."""
+        with available():
+            seconds, micros = self._broker.connection.time()
+        return seconds * 1000 + micros // 1000
+
+    def are_lost(self) -> bool:
+        """Return whether there is no entry at all."""
+        with available():
+            return not self._broker.connection.exists(ENTRIES)
 
     def all(self) -> list[tuple[Entry, float | None]]:
         """Return all entries with the Unix time when each is due, by id."""
         return read(self._broker.run_script("entries"))
+
+    def schedules(self, ids: Iterable[str] | None = None) -> list[Schedule]:
+        """Return entries as they stand, all or those of `ids` that there are, by id."""
+        if ids is None:
+            with available():
+                texts = cast("dict[bytes, bytes]", self._broker.connection.hgetall(ENTRIES))
+            found = {name.decode(): text for name, text in texts.items()}
+        else:
+            names = list(ids)
+            answer = self._exchange([("HMGET", ENTRIES, *names)])[0] if names else []
+            found = {n: text for n, text in zip(names, answer, strict=True) if text}
+        names = sorted(found)
+        states = self._exchange([("HMGET", state_key(name), *_STATE) for name in names])
+        return [_schedule(n, found[n], state) for n, state in zip(names, states, strict=True)]
+
+    def ticks(self, entry_id: str) -> list[Tick]:
+        """Return the last twenty ticks of an entry, the latest first."""
+        (rows,) = self._exchange([("LRANGE", f"{keys.OURS}ticks:{entry_id}", 0, -1)])
+        return [_tick(row.decode()) for row in rows]
+
+    def text(self, entry_id: str) -> bytes | None:
+        """Return an entry as it is kept, for `put`."""
+        with available():
+            return cast("bytes | None", self._broker.connection.hget(ENTRIES, entry_id))
+
+    def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        with available():
+            return self._broker.scripts.exchange(commands)
 
     def beat(self, name: str, *, ttl: float, facts: Mapping[str, str]) -> None:
         """Note that the scheduler `name` lives; it is forgotten after `ttl` seconds of silence."""
@@ -138,9 +271,93 @@ class Entries:
 
 
 def read(answer: tuple[Sequence[bytes], Sequence[bytes]]) -> list[tuple[Entry, float | None]]:
-    """Return what the script `entries` answered: entries with the Unix time when each is due."""
+    """Return what the script `entries` answered: entries with the Unix time when each is due.
+
+    One that cannot be read is left out.
+    """
     texts, due = (dict(zip(row[::2], row[1::2], strict=True)) for row in answer)
+    found = ((name, _readable(texts[name])) for name in sorted(texts))
     return [
-        (Entry(**orjson.loads(texts[name])), int(due[name]) / 1000 if name in due else None)
-        for name in sorted(texts)
+        (entry, int(due[name]) / 1000 if name in due else None) for name, entry in found if entry
     ]
+
+
+def state_key(entry_id: str) -> str:
+    """Return the key of what an entry's state is."""
+    return f"{keys.OURS}entry:{entry_id}"
+
+
+_FIRED = ("word", "job", "canceled")
+_STATE = ("tick", "paused", "ended", "parked", "made", "skipped", "missed", "job")
+
+
+def _arguments(firing: Firing) -> list[Argument]:
+    entry, step, request, kept = firing.entry, firing.step, firing.request, firing.retention
+    following = step.following if step else None
+    fires = firing.at if step is None else step.fires
+    return [
+        entry.id,
+        "" if step is None else step.stands,
+        "" if fires is None else fires,
+        step.missed if step else 0,
+        "" if following is None else following,
+        "" if following is None else entry.due(following),
+        entry.overlap,
+        entry.count or 0,
+        kept.failed_count if kept else 0,
+        int(kept.failed_age) if kept else 0,
+        *(request.arguments() if request else _NO_JOB),
+    ]
+
+
+def _readable(text: bytes) -> Entry | None:
+    try:
+        return Entry.from_json(text)
+    except ValueError:
+        return None
+
+
+def _is_declared(text: bytes) -> bool:
+    entry = _readable(text)
+    return entry is not None and entry.origin == "registry"
+
+
+def _schedule(name: str, text: bytes, values: Sequence[bytes | None]) -> Schedule:
+    told = {k: v.decode() for k, v in zip(_STATE, values, strict=True) if v is not None}
+    reason = told.get("parked", "")
+    state: State = "active"
+    try:
+        entry = Entry.from_json(text)
+    except ValueError as error:
+        entry, reason = Entry(id=name, type="", payload={}), str(error)
+    if "ended" in told:
+        state = "ended"
+    elif "paused" in told:
+        state = "paused"
+    elif reason:
+        state = "parked"
+    return Schedule(
+        entry=entry,
+        state=state,
+        next_at=_time(told["tick"]) if "tick" in told else None,
+        reason=reason,
+        made=int(told.get("made", 0)),
+        skipped=int(told.get("skipped", 0)),
+        missed=int(told.get("missed", 0)),
+        last_job=told.get("job"),
+    )
+
+
+def _tick(text: str) -> Tick:
+    at, word, number, job, noted = text.split(" ")
+    return Tick(
+        at=_time(at),
+        word=cast("Word", word),
+        number=int(number),
+        job=None if job == "-" else job,
+        noted_at=_time(noted),
+    )
+
+
+def _time(milliseconds: str | bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)

@@ -15,7 +15,7 @@
 | jobserver:held | hash | `<id>:<exec>` of running runs → `<origin> <started> <flags> <worker>` |
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
-| jobserver:recorder | hash | position: the last event in the ledger; events: how many; base |
+| jobserver:recorder | hash | position: the last event that is in the ledger |
 | jobserver:totals | hash | `<queue> <what>` → how often, ever: enqueued, completed, … |
 | jobserver:histograms | hash | position, counts: the ledger's waits and runs of all time |
 | jobserver:ready | set | queues that ours has pushed to since a worker found them empty |
@@ -31,6 +31,10 @@
 | jobserver:recovery | hash | pass, grace: when recovery last ran, and rests until (ms) |
 | jobserver:entries | hash | recurring entries as JSON, by id |
 | jobserver:due | zset | ids of recurring entries by when they are due (ms) |
+| jobserver:entry:<id> | hash | tick (where it stands), due (both ms), paused, ended (since when), \
+parked (why), made, skipped, missed (how many ticks), job (its last), after (what that follows) |
+| jobserver:ticks:<id> | list | its last twenty ticks: `<tick ms> <word> <how many> <job> <ms>` |
+| jobserver:wake | list | at most 8 tokens, one wakes a scheduler: an entry changed |
 | jobserver:schedulers | zset | scheduler processes by their last beat |
 | jobserver:scheduler:<name> | hash | pid and host of one; expires without beats |
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobserver.broker import entries, queue_state
 from jobserver.broker.broker import Broker, listed_call, read_listed
-from jobserver.broker.entries import Entry
+from jobserver.broker.entry import Entry
 from jobserver.broker.job import Job
 from jobserver.broker.queue_state import QueueState
 from jobserver.policy import Queue

@@ -13,21 +13,21 @@ from typing import NoReturn
 
 import rq_scheduler  # type: ignore[import-untyped]
 
-from jobserver.broker import EnqueueRequest, keys
-from jobserver.broker.entries import DUE, SCHEDULERS, Entries, Entry, Tick
+from jobserver.broker import keys
+from jobserver.broker.entries import DUE, SCHEDULERS, Firing
+from jobserver.broker.entry import Entry
 from jobserver.errors import JobServerError
 from jobserver.ids import new_id
-from jobserver.policy import DAY, HOUR, MINUTE
+from jobserver.policy import MINUTE
 from jobserver.scheduler.chores import Chore, Chores
 from jobserver.scheduler.housekeeping import chores
 from jobserver.server import Server
 
-PASS = 1.0  # seconds between two looks at the entries, at most
+PASS = 2.0  # seconds between two looks at the entries at most, and between two beats
+RETRY = 1.0  # seconds after an error
 BEAT_TTL = 15.0  # seconds after which a silent scheduler counts as gone
 
 logger = logging.getLogger(__name__)
-
-_UNITS = {"_minutes": MINUTE, "_hours": HOUR, "_days": DAY}
 
 
 class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no types
@@ -46,7 +46,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         )
         self.log = logger
         self.server = server
-        self.entries = Entries(server.broker)
+        self.entries = server.schedules.entries
         self._parked: dict[str, str] = {}
         self._declared_at: float | None = None  # monotonic time
         self._beat_at = -PASS
@@ -58,6 +58,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         Needs an app context when the server's db is Flask-SQLAlchemy.
         """
         schedule, housekeeping = Chore("scheduling", self._pass), chores(self.server)
+        waiting = Chore("waiting for the next tick", self._rest)
         if burst:
             for chore in (schedule, *housekeeping):
                 chore.attempt()
@@ -68,8 +69,10 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         threads.start()
         try:
             while True:
-                is_well = schedule.attempt()
-                time.sleep(self._wait if is_well else PASS)
+                if schedule.attempt():
+                    waiting.attempt()
+                else:
+                    time.sleep(RETRY)
         finally:
             threads.stop(timeout=0.3)
             self.server.listeners.close(within=1)
@@ -78,38 +81,37 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
 
     def declared(self) -> list[Entry]:
         """Return the registry's entries, with the intervals that the configuration sets."""
-        return [
-            Entry(
-                id=entry.id,
-                type=entry.job.name,
-                seconds=self._seconds(entry.setting, entry.seconds),
-                payload=entry.payload,
-            )
-            for entry in self.server.registry.entries.values()
-        ]
+        entries = self.server.registry.entries.values()
+        return [recurring.entry(self.server.config) for recurring in entries]
 
     def enqueue_jobs(self) -> list[str]:
         """Make the jobs of all entries that are due; return their ids.
 
-        An entry that missed ticks makes one job for all of them and goes on on its grid.
+        What they missed is treated by their misfire policies; they go on on their grids. One that
+        cannot be fired is put off, with its reason, and holds up no other.
         """
         due = self.entries.due()
-        self._wait = PASS if due.upcoming is None else min(PASS, due.upcoming - due.now)
-        ticks = [
-            Tick(entry=entry, due=at, following=entry.after(due.now), request=request)
-            for entry, at in due.entries
-            if (request := self._request(entry, at)) is not None
-        ]
-        if not ticks:
+        self._wait = PASS if due.upcoming is None else (due.upcoming - due.now) / 1000
+        if not due.entries:
             return []
         self._wait = 0  # there may be more than one look shows
-        made = [
-            tick.request.id
-            for tick, is_made in zip(ticks, self.entries.tick(ticks), strict=True)
-            if is_made
-        ]
-        for job_id in made:
-            logger.info("scheduler %s enqueued %s", self.name, job_id)
+        firings: list[Firing] = []
+        parked: list[tuple[str, int, str]] = []
+        for name, tick, entry in due.entries:
+            try:
+                firings += self._firings(entry, tick, now=due.now)
+            except Exception as error:  # a schema can hold code of its own
+                parked.append((name, tick, f"{type(error).__name__}: {error}"))
+        self._park(parked)
+        made = []
+        for firing, fired in zip(firings, self.server.schedules.fire(firings), strict=True):
+            if fired.word == "made":
+                logger.info("scheduler %s enqueued %s", self.name, fired.job)
+                made.append(fired.job)
+            elif fired.word == "skipped":
+                logger.info("schedule %s skipped a tick: %s runs", firing.entry.id, fired.job)
+            if fired.word != "passed" and firing.step and firing.step.missed:
+                logger.warning("schedule %s missed %d", firing.entry.id, firing.step.missed)
         return made
 
     def register_birth(self) -> None:
@@ -148,39 +150,32 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         if now - self._beat_at >= PASS:
             self.heartbeat()
             self._beat_at = now
-        # Again each minute: a server that lost its data gets the entries back.
-        if self._declared_at is None or now - self._declared_at >= MINUTE:
-            self.entries.declare(self.declared(), prune=self._declared_at is None)
+        if self._declared_at is None:
+            self.entries.declare(self.declared(), prune=True)
+            self._declared_at = now
+        elif now - self._declared_at >= MINUTE:
+            # Not what they are now: another release may have declared them since (rolling deploy).
+            if self.entries.are_lost():
+                self.entries.declare(self.declared(), prune=False)
             self._declared_at = now
         self.enqueue_jobs()
 
-    def _seconds(self, setting: str | None, seconds: float) -> float:
-        value = getattr(self.server.config, setting) if setting else None
-        if setting is None or not value:
-            return seconds
-        unit = next((unit for suffix, unit in _UNITS.items() if setting.endswith(suffix)), 1)
-        return float(value) * unit
+    def _rest(self) -> None:
+        if self._wait > 0:
+            self.entries.wait(min(PASS, self._wait))
 
-    def _request(self, entry: Entry, due: float) -> EnqueueRequest | None:
-        tick = f"{entry.id}-{due:.0f}"
-        try:
-            kind = self.server.registry.job_type(entry.type)
-            settings = self.server.settings(kind)
-            return self.server.request(
-                kind,
-                entry.payload,
-                key=tick,
-                call=tick,
-                scheduled_at=due,
-                trace=tick,
-                settings=settings,
-            )
-        except JobServerError as error:
-            # It stays due: a scheduler that knows the type (rolling deploy) makes the tick.
-            if self._parked.get(entry.id) != str(error):
-                logger.error("recurring entry %s waits: %s", entry.id, error)
-                self._parked[entry.id] = str(error)
-            return None
+    def _firings(self, entry: Entry | ValueError, tick: int, *, now: int) -> list[Firing]:
+        if isinstance(entry, ValueError):
+            raise entry
+        steps = entry.steps(tick, now=now)
+        return [self.server.schedules.firing(entry, step) for step in steps]
+
+    def _park(self, parked: list[tuple[str, int, str]]) -> None:
+        self.entries.park(parked)
+        for name, _, reason in parked:
+            if self._parked.get(name) != reason:
+                logger.error("schedule %s is put off: %s", name, reason)
+                self._parked[name] = reason
 
     def _install_signal_handlers(self) -> None:
         def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -10,7 +10,8 @@ from redis import Redis
 
 from jobserver import JobServer, Queue, Retention, errors
 from jobserver.broker import Broker
-from jobserver.broker.entries import Entries, Entry
+from jobserver.broker.entries import Entries
+from jobserver.broker.entry import Entry
 from jobserver.testing import work
 from tests.hands import Hand, request_of, round_trips
 

@@ -62,13 +62,6 @@ local function event(name, id, run, ...)
   call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
 end
 
--- What XINFO says of a stream, by its words; of none that it is empty.
-local function stream(key)
-  local flat, found = redis.pcall('XINFO', 'STREAM', key), {length = 0}
-  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-  return found
-end
-
 -- Tell the workers of a queue that it has waiting jobs, and wake an idle one, unless eight are being woken already.
 local function wake(queue)
   call('SADD', OURS .. 'ready', queue)
@@ -177,14 +170,15 @@ end
 local untrimmed = {} -- registry and queue → what settle has to trim for them, once a script
 
 -- The end of a job that has left all lists and registries: its state, its registry, its retention. exec: whose end it
--- was, or nil; rerun: the enqueue that is to follow, or nil.
+-- was, or nil; rerun: the enqueue that is to follow, of this id or of another, or nil.
 local function conclude(id, origin, status, keep, age, exec, rerun)
   local job = job_key(id)
   local registry = ENDED[status]
   count(origin, status == 'finished' and 'completed' or registry)
-  if rerun then
+  local follower = rerun and cjson.decode(rerun)
+  if follower and follower[1] == id then
     purge(id, origin)
-    create(unpack(cjson.decode(rerun)))
+    create(unpack(follower))
     if exec then call('HSET', job, 'exec', exec) end -- the end may be handed in once more
     return
   end
@@ -199,6 +193,29 @@ local function conclude(id, origin, status, keep, age, exec, rerun)
   local key = registry .. base(origin)
   local spare = untrimmed[key] and untrimmed[key][4] or 100
   untrimmed[key] = {registry, origin, keep, spare + 1}
+  if follower then
+    call('HDEL', job, 'rerun') -- a retry of this one brings no second
+    if call('EXISTS', job_key(follower[1])) == 0 then create(unpack(follower)) end
+  end
+end
+
+-- Cancel a job: a waiting or delayed one never runs, a running one is told. keep, age: of its queue's failed ones.
+-- Returns 'canceled', 'asked' (it runs), 'ended' (too late) or 'missing'.
+local function cancel(id, keep, age)
+  local job = job_key(id)
+  local f = call('HMGET', job, 'status', 'origin', 'run', 'exec', 'rerun')
+  if not f[1] then return 'missing' end
+  if ENDED[f[1]] then return 'ended' end
+  if f[1] == 'started' then
+    call('HSET', job, 'cancel', 1)
+    return 'asked'
+  end
+  call('LREM', RQ .. 'queue:' .. f[2], 0, id)
+  for _, registry in ipairs({'scheduled:', 'deferred:', 'ready:'}) do call('ZREM', RQ .. registry .. f[2], id) end
+  event('canceled', id, f[3], 'queue', f[2])
+  follow_up(id, 'canceled', f[3])
+  conclude(id, f[2], 'canceled', keep, age, f[4], f[5])
+  return 'canceled'
 end
 
 -- What every script does last: the loader calls it.

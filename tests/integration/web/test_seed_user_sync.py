@@ -13,7 +13,8 @@ from redis import Redis
 
 from jobs.queues import USER_SYNC
 from jobserver import JobServer, job
-from jobserver.broker.entries import Entries, Entry
+from jobserver.broker.entries import Entries
+from jobserver.broker.entry import Entry
 from tests.hands import Hand, request_of
 from tests.integration.web.contract import age, assert_like, assert_problem
 
