@@ -38,11 +38,11 @@ USER_DATA = Queue(
 USER_SYNC = Queue(
     "user-sync",
     key="USER_SYNC",
-    planned=("users.sync",),
     executor="thread",
     global_concurrency=1,
     attempts=3,
     backoff=exponential(5, factor=5),
+    timeout=20 * MINUTE,
     retention=Retention(completed_count=10, failed_count=20),
 )
 WHATSAPP = Queue(

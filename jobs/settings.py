@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from jobserver import Config, current
-from jobserver.setting import number, setting, text_like
+from jobserver.setting import number, setting, text_like, whole_number
 
 HTTP_URL = text_like(r"https?://[^\s/?#@]+(/[^\s?#]*)?", accepts="http:// or https:// and a host")
 TOKEN = text_like(r"[!-~]+", accepts="visible ASCII characters, no spaces")
@@ -42,6 +42,26 @@ class Settings(Config):
         help="Bearer token for the user directory.",
         default="sandbox",
         secret=True,
+    )
+    directory_timeout: float = setting(
+        "DIRECTORY_TIMEOUT",
+        kind=number(0.1),
+        help="Seconds to wait for the user directory, for a connection and for each answer.",
+        default=10.0,
+        shown="10",
+    )
+    user_sync_minutes: float = setting(
+        "USER_SYNC_MINUTES",
+        kind=number(0.1),
+        help="Minutes between two incremental syncs of users.",
+        default=20.0,
+        shown="20",
+    )
+    user_sync_batch: int = setting(
+        "USER_SYNC_BATCH",
+        kind=whole_number(1, at_most=100),
+        help="Users that a sync reads and writes at a time.",
+        default=100,
     )
 
 

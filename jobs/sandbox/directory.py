@@ -65,7 +65,8 @@ def blueprint(door: Door) -> Blueprint:
         users, following = page(
             request.args, total=settings["users"], record=lambda number: user(settings, number)
         )
-        return answer({"users": users, "nextCursor": following})
+        total = settings["users"] - len(settings["removed"])
+        return answer({"users": users, "nextCursor": following, "total": total})
 
     @routes.get("/users/<user_id>")
     def show_user(user_id: str) -> Response:

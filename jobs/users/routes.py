@@ -36,7 +36,7 @@ def show_status() -> Response:
 
 @jobs.post("/trigger/user-sync")
 @JobServer.idempotent
-@JobServer.describe(body=SyncTriggerSchema, answers={202: TriggeredSchema}, errors=(501,))
+@JobServer.describe(body=SyncTriggerSchema, answers={202: TriggeredSchema})
 @JobServer.needs("operator")
 @JobServer.operator_action("sync.trigger", target="user-sync")
 def trigger() -> tuple[Response, int]:

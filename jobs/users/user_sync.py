@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from jobs.queues import HOUR, USER_SYNC
+from jobs.users.jobs import sync
+from jobs.users.sync import SyncType
 from jobserver import Job, current, enqueue
-
-SyncType = Literal["incremental", "full"]
-
-SYNC = "users.sync"  # the job type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +28,8 @@ class SchedulerStatus:
 
 
 def trigger_immediate_sync(sync_type: SyncType = "incremental") -> Job:
-    """Queue a sync now. Raises NotBuilt, RedisUnavailable."""
-    return enqueue(SYNC, {"syncType": sync_type})
+    """Queue a sync now. Raises RedisUnavailable."""
+    return enqueue(sync, {"syncType": sync_type})
 
 
 def get_user_sync_scheduler_status() -> SchedulerStatus:
@@ -42,7 +39,7 @@ def get_user_sync_scheduler_status() -> SchedulerStatus:
         repeatable=[
             Repeatable(id=entry.id, seconds=entry.seconds, next=due)
             for entry, due in found.entries
-            if entry.type == SYNC and entry.seconds
+            if entry.type == sync.name and entry.seconds
         ],
         counts=found.state.bull_counts,
         active=found.jobs,

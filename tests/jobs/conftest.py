@@ -17,6 +17,7 @@ from jobs.records import Base, db, writing
 from jobs.settings import Settings
 from jobserver.ledger import metadata as engine_metadata
 from tests.jobs.http import TOKEN, bearer
+from tests.sandbox import Sandbox
 
 with warnings.catch_warnings():
     # It looks for a run-time directory as it is imported, and says so when there is none.
@@ -44,7 +45,10 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def application(
-    database: str, valkey: str, tmp_path_factory: pytest.TempPathFactory
+    database: str,
+    valkey: str,
+    sandbox_process: Sandbox,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Flask]:
     """The application on that database, migrated as in an installation."""
     settings = Settings(
@@ -53,6 +57,7 @@ def application(
         database_url=database,
         admin_token=TOKEN,
         secret_key="a secret of the tests",
+        directory_url=sandbox_process.url,
     )
     app = create_app(settings)
     assert app.test_cli_runner().invoke(args=["db", "upgrade"]).exit_code == 0

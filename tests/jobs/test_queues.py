@@ -19,7 +19,9 @@ BY_COUNT = (100, DAY, 500, 7 * DAY)
 QUEUES = """
 PRODUCT_SYNC        product-sync        product-sync      process  -   -  3 2,4  120
 USER_DATA           user-data           user-data         thread   3   -  3 2,4  -
-USER_SYNC           user-sync           user-sync         thread   -   1  3 5,25 -
+USER_SYNC           user-sync           user-sync         thread   -   1  3 5,25 1200
+PROJECT_SYNC        project-sync        project-sync      thread   -   1  3 5,25 -
+ISSUE_SYNC          issue-sync          issue-sync        thread   -   1  3 5,25 -
 WHATSAPP            whatsapp-messages   whatsapp          thread   5   -  3 2,4  -
 CREDIT_SCORE        credit-score        credit-score      process  2   -  3 2,4  -
 ORDER_ROUTING       order-routing       order-routing     thread   3   -  3 2,4  -
@@ -36,6 +38,8 @@ RETENTION = {
     "product-sync": (100, 7 * DAY, 500, 7 * DAY),
     "user-data": DEFAULT,
     "user-sync": (10, DAY, 20, 7 * DAY),
+    "project-sync": (10, DAY, 20, 7 * DAY),
+    "issue-sync": (10, DAY, 20, 7 * DAY),
     "data-sync": DEFAULT,
     "insights": DEFAULT,
     "webhooks": DEFAULT,

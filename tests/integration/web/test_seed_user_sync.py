@@ -11,12 +11,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
 
-from jobs.queues import USER_SYNC
-from jobserver import JobServer, job
+from jobserver import JobServer
 from jobserver.broker.entries import Entries
 from jobserver.broker.entry import Entry
 from tests.hands import Hand, request_of
-from tests.integration.web.contract import age, assert_like, assert_problem
+from tests.integration.web.contract import age, assert_like
 
 HEALTH = json.loads("""{
   "status": "OK",
@@ -71,16 +70,6 @@ def server(seeds: Flask) -> JobServer:
     """The application's."""
     found: JobServer = seeds.extensions["jobserver"]
     return found
-
-
-@pytest.fixture
-def built(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the job type be there, as it will once user sync is built."""
-
-    def sync(syncType: str, batchSize: int = 100) -> None: ...
-
-    built = job(queue=USER_SYNC, name="users.sync")(sync)
-    monkeypatch.setitem(server.registry.types, "users.sync", built)
 
 
 def sync(job_id: str, **more: Any) -> Any:
@@ -140,19 +129,12 @@ def test_status_without_jobs_shows_empty_lists(viewer: FlaskClient) -> None:
     assert (data["repeatableJobs"], data["activeJobs"]) == ([], [])
 
 
-def test_a_trigger_says_that_user_sync_is_not_built_yet(operator: FlaskClient) -> None:
-    for body in ({"syncType": "incremental"}, {"syncType": "full"}):
-        problem = assert_problem(operator.post("/jobs/trigger/user-sync", json=body), 501)
-        assert problem["type"] == "#not-built"
-    assert_problem(operator.post("/jobs/trigger/user-sync"), 501)
-
-
 @pytest.mark.parametrize(
     ("body", "sync_type"),
     [({"syncType": "full"}, "full"), ({"syncType": "incremental"}, "incremental"), (None, None)],
 )
 def test_a_trigger_queues_a_sync(
-    operator: FlaskClient, server: JobServer, built: None, body: Any, sync_type: str | None
+    operator: FlaskClient, server: JobServer, body: Any, sync_type: str | None
 ) -> None:
     response = operator.post("/jobs/trigger/user-sync", json=body)
     assert response.status_code == 202

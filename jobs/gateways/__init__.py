@@ -1,0 +1,1 @@
+"""The outside world: a small HTTP client for each vendor."""

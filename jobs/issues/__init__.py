@@ -1,0 +1,1 @@
+"""Issue sync: one file, jobs.py."""

@@ -1,0 +1,1 @@
+"""Project sync: one file, jobs.py."""
