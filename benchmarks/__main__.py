@@ -7,7 +7,10 @@ import sys
 
 from benchmarks.measure import Report
 
-NAMES = ("enqueue", "imports", "follows", "http", "drain", "cost", "pickup", "memory", "search")
+NAMES = (
+    *("enqueue", "imports", "follows", "http", "drain", "cost", "pickup", "memory"),
+    *("ledger", "search"),
+)
 
 report = Report()
 for name in sys.argv[1:] or NAMES:

@@ -10,11 +10,10 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobserver import current, ledger, payload, token_commands
+from jobserver import current, ledger, operator_commands, payload, queue_commands, token_commands
 from jobserver.broker import Job
 from jobserver.errors import ConfigInvalid, JobServerError
 
-STATES = ("completed", "failed", "canceled")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -31,6 +30,8 @@ class Commands(AppGroup):
 
 commands = Commands("jobs", help="Run, feed and inspect the job server.")
 commands.add_command(token_commands.commands)
+for command in (*operator_commands.COMMANDS, *queue_commands.COMMANDS):
+    commands.add_command(command)
 
 
 # Scheduler and worker are imported where they are run: the web process must not load them.
@@ -70,25 +71,6 @@ def worker(
 
     names = [*queues, *(name.strip() for name in listed.split(",") if name.strip())]
     Worker(names or ["default"], concurrency=concurrency).work(burst=burst, max_jobs=max_jobs)
-
-
-@commands.command()
-@click.argument("queue")
-@click.option(
-    "--hours", type=click.FloatRange(min=0), default=24, show_default=True, help="Their least age."
-)
-@click.option(
-    "--state",
-    "states",
-    type=click.Choice(STATES),
-    multiple=True,
-    default=STATES,
-    help="Only jobs of this state; may be repeated.",
-)
-def clean(*, queue: str, hours: float, states: tuple[str, ...]) -> None:
-    """Purge the jobs of QUEUE that ended so many hours ago."""
-    removed = current.server().clean(queue, older_than=hours * 3600, states=states)
-    click.echo(f"{removed} jobs purged from {queue}")
 
 
 @commands.command()

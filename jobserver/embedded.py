@@ -10,11 +10,11 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from jobserver.broker.vitals import OLDEST
 from jobserver.config import Config
 from jobserver.errors import ConfigInvalid
 
 LOOPBACK = "127.0.0.1"
-OLDEST = (6, 2)
 # Below the range that systems hand out to outgoing connections, which could take a kept port.
 PORTS = range(20000, 30000)
 

@@ -73,6 +73,8 @@ class Recorder:
         total = 0
         with database(self._engine):
             after, events = self._position()
+            # Again, as whoever wrote it may have been killed before it said so.
+            self._server.broker.recorded(after, events=events)
             while entries := self._stream.read(after, most=BATCH, patient=not total):
                 last, events = entries[-1].id, events + len(entries)
                 fold = self._fold(entries)
@@ -80,7 +82,7 @@ class Recorder:
                 if not self._write(fold, after=after, last=last, events=events):
                     break
                 took = time.monotonic() - began
-                self._server.broker.recorded(last)
+                self._server.broker.recorded(last, events=events)
                 total += len(entries)
                 after = last
                 if self._engine.dialect.name == "sqlite":

@@ -24,9 +24,9 @@ from dotenv import load_dotenv
 
 from jobserver import embedded
 from jobserver.broker import connect
-from jobserver.broker.broker import available
+from jobserver.broker.vitals import OLDEST, vitals
 from jobserver.config import Config, redis_url_in
-from jobserver.embedded import LOOPBACK, OLDEST, is_free
+from jobserver.embedded import LOOPBACK, is_free
 from jobserver.errors import ConfigInvalid, JobServerError
 
 DRAIN = 6.0  # seconds: all programs together have 15 to stop
@@ -100,19 +100,19 @@ def check_server(url: str) -> None:
     masked = re.sub(r"//.*@", "//***@", url)
     connection = connect(url, timeout=2.0)
     try:
-        with available():
-            facts = connection.info()
+        found = vitals(connection)
     except JobServerError as error:
         raise ConfigInvalid(f"REDIS_URL={masked!r}: {error}") from None
     finally:
         connection.close()
-    version = tuple(int(part) for part in re.findall(r"\d+", str(facts["redis_version"]))[:2])
-    if version < OLDEST:
+    if found.version < OLDEST:
+        version = ".".join(map(str, found.version))
         raise ConfigInvalid(
-            f"REDIS_URL={masked!r}: this is Redis {facts['redis_version']}; 6.2 or later is needed"
+            f"REDIS_URL={masked!r}: this is Redis {version}; 6.2 or later is needed"
         )
-    if (policy := facts.get("maxmemory_policy", "noeviction")) != "noeviction":
-        print(f"jobserver: Redis may drop jobs: maxmemory-policy is {policy!r}, not 'noeviction'")
+    if found.policy != "noeviction":
+        policy = repr(found.policy)
+        print(f"jobserver: Redis may drop jobs: maxmemory-policy is {policy}, not 'noeviction'")
 
 
 def keep_secret(path: Path) -> None:

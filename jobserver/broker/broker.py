@@ -204,10 +204,9 @@ class Broker:
             host = cast("bytes | None", self.connection.hget(keys.worker(worker), "hostname"))
         return host.decode(errors="replace") if host else None
 
-    def recorded(self, position: str) -> None:
-        """Say up to which event of the stream the ledger has them."""
-        with available():
-            self.connection.hset(keys.RECORDER, "position", position)
+    def recorded(self, position: str, *, events: int) -> None:
+        """Say up to which event of the stream the ledger has them, and how many it ever had."""
+        self.run_script("recorded", position, events)
 
     def ping(self) -> float:
         """Return the seconds that a round trip takes."""

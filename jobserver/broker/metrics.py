@@ -47,6 +47,7 @@ class Metrics:
     `slots` are by executor. `lease_left` is the time until the first lease runs out (it did when
     that is negative), `silence` since when no scheduler beat: None where there is none. Of the
     `entries`, the recurring ones, `due` should have ticked, the first of them `late` seconds ago.
+    Of the `events` in the stream the ledger lacks `unrecorded`, the first for `recorder_lag`.
     """
 
     queues: Sequence[QueueMetrics]
@@ -60,6 +61,9 @@ class Metrics:
     entries: int
     due: int
     late: float
+    events: int
+    unrecorded: int
+    recorder_lag: float
     histograms: Histograms
     suspended: bool
     memory_used: int | None
@@ -76,7 +80,8 @@ def read(broker: Broker, queues: Sequence[Queue]) -> Metrics:
     """Return the metrics as of now, by the server's clock. Raises RedisUnavailable."""
     names = [queue.name for queue in queues]
     states, answer = broker.run_scripts([("statistics", names), ("metrics", names)])
-    moment, delayed, flat, rows, leases, schedulers, entries, counts, suspended, info = answer
+    moment, delayed, flat, rows, leases, schedulers, entries, events, *rest = answer
+    counts, suspended, info = rest
     now = int(moment) / 1000
     totals = {field.decode(): int(n) for field, n in zip(flat[::2], flat[1::2], strict=True)}
     workers = [worker for row in rows if (worker := _living(row, now=now)) is not None]
@@ -106,6 +111,9 @@ def read(broker: Broker, queues: Sequence[Queue]) -> Metrics:
         entries=entries[0],
         due=entries[1],
         late=max(0.0, now - float(entries[2]) / 1000) if entries[2] else 0.0,
+        events=events[0],
+        unrecorded=events[1],
+        recorder_lag=max(0.0, now - int(events[2]) / 1000) if events[2] else 0.0,
         histograms=_histograms(counts),
         suspended=bool(suspended),
         memory_used=_whole(memory.get("used_memory")),

@@ -91,6 +91,7 @@ class Scrape(Collector):
             yield from _queues(found)
             yield from _histograms(found)
             yield from _processes(found, lease=self.server.config.lease_seconds)
+            yield from _recorder(found, is_on=self.server.db is not None)
             yield from _memory(found)
 
 
@@ -208,6 +209,18 @@ def _processes(found: Metrics, *, lease: float) -> Iterator[Metric]:
         ("jobserver_schedules", "Recurring entries.", found.entries),
         ("jobserver_schedules_due", "Recurring entries that should have ticked.", found.due),
         ("jobserver_scheduler_lag_seconds", "How late the first of those is.", found.late),
+    ):
+        yield GaugeMetricFamily(name, about, value=value)
+
+
+def _recorder(found: Metrics, *, is_on: bool) -> Iterator[Metric]:
+    about = "Events that the stream holds, recorded ones too."
+    yield GaugeMetricFamily("jobserver_events", about, value=found.events)
+    if not is_on:
+        return
+    for name, about, value in (
+        ("jobserver_recorder_lag_events", "Events that the ledger lacks.", found.unrecorded),
+        ("jobserver_recorder_lag_seconds", "Age of the first of those.", found.recorder_lag),
     ):
         yield GaugeMetricFamily(name, about, value=value)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
+from jobserver.ledger.models import VERSION_TABLE
+
 _SCRIPTS = Path(__file__).parent / "migrations"
 _LOCK = 5_702_741_311  # any number that no other program takes as its PostgreSQL advisory lock
 
@@ -23,6 +25,20 @@ def migrate(engine: Engine) -> None:
         _lock(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def is_current(engine: Engine) -> bool:
+    """Return whether this database has all migrations of this version; raises SQLAlchemy's errors.
+
+    One that a later version has migrated has not.
+    """
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        heads = ScriptDirectory(str(_SCRIPTS)).get_heads()
+        return set(context.get_current_heads()) == set(heads)
 
 
 def _lock(connection: Connection) -> None:

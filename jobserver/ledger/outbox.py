@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, delete, event, insert, inspect, not_, select
+from sqlalchemy import Connection, Engine, delete, event, func, insert, inspect, not_, select
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.pool import SingletonThreadPool
@@ -107,6 +107,13 @@ class Outbox:
             if requests := list(self._readable(rows)):
                 pushed += self._push_each(engine, requests)
         return pushed
+
+    def pending(self, engine: Engine) -> tuple[int, datetime | None]:
+        """Return how many rows wait to be pushed, and since when the oldest does."""
+        rows = select(func.count(), func.min(outbox.c.created_at))
+        with engine.connect() as connection:
+            count, oldest = connection.execute(rows).one()
+        return count, oldest
 
     def _listen(self, session: Session) -> None:
         if not event.contains(session, "after_transaction_end", self._ended):

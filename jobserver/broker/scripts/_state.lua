@@ -62,6 +62,13 @@ local function event(name, id, run, ...)
   call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
 end
 
+-- What XINFO says of a stream, by its words; of none that it is empty.
+local function stream(key)
+  local flat, found = redis.pcall('XINFO', 'STREAM', key), {length = 0}
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
 -- Tell the workers of a queue that it has waiting jobs, and wake an idle one, unless eight are being woken already.
 local function wake(queue)
   call('SADD', OURS .. 'ready', queue)

@@ -2,7 +2,8 @@
 -- Returns {now (ms), per queue when its first delayed job is due (s), totals as a flat list, per worker {its queues,
 -- process slots, thread slots, its last beat}, leases {how many, how many ran out, when the first does (ms)},
 -- schedulers {how many beat in the last 15 s, the last beat (s)}, recurring entries {how many, how many are due, when
--- the first is (ms)}, the histograms as published, 1 when RQ is suspended, INFO memory}. '': none.
+-- the first is (ms)}, events {how many the stream has, how many the ledger lacks, since when (ms)}, the histograms as
+-- published, 1 when RQ is suspended, INFO memory}. '': none.
 local delayed, workers = {}, {}
 
 local function first_of(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
@@ -22,6 +23,18 @@ for _, key in ipairs(call('SMEMBERS', RQ .. 'workers')) do
   if f[4] then workers[#workers + 1] = {f[1] or '', f[2] or '', f[3] or '', f[4]} end
 end
 
+-- How far the ledger is behind the events: how many it lacks, and when the first of those happened (ms).
+local function unrecorded(events)
+  local known = call('HMGET', OURS .. 'recorder', 'position', 'base', 'events')
+  local first = call('XRANGE', OURS .. 'events', '(' .. (known[1] or '0-0'), '+', 'COUNT', 1)[1]
+  if not first then return 0, '' end
+  local added = events['entries-added']
+  local lacking = added and known[2] and added - tonumber(known[2]) - tonumber(known[3]) or events['length']
+  return math.max(1, lacking), string.match(first[1], '^%d+')
+end
+
+local events = stream(OURS .. 'events')
+local lacking, since = unrecorded(events)
 local leases, schedulers, due = OURS .. 'leases', OURS .. 'schedulers', OURS .. 'due'
 -- Some providers forbid INFO; the rest is worth telling then.
 local memory = redis.pcall('INFO', 'memory')
@@ -30,5 +43,6 @@ return {
   {call('ZCARD', leases), call('ZCOUNT', leases, '-inf', NOW), first_of(leases)},
   {call('ZCOUNT', schedulers, NOW / 1000 - 15, '+inf'), call('ZREVRANGE', schedulers, 0, 0, 'WITHSCORES')[2] or ''},
   {call('HLEN', OURS .. 'entries'), call('ZCOUNT', due, '-inf', NOW), first_of(due)},
+  {events['length'], lacking, since},
   call('HGET', OURS .. 'histograms', 'counts') or '', call('EXISTS', RQ .. 'suspended'),
   type(memory) == 'string' and memory or ''}

@@ -14,12 +14,13 @@ from redis import Redis
 from sqlalchemy import insert
 
 from jobserver import JobServer
-from jobserver.broker import metrics
+from jobserver.broker import keys, metrics
 from jobserver.broker.entries import SCHEDULERS, Entries, Entry
 from jobserver.histogram import BUCKETS, Histogram
 from jobserver.ledger import series
 from jobserver.ledger.models import position
 from jobserver.ledger.series import End
+from jobserver.recorder import Recorder
 from jobserver.scheduler.housekeeping import chores
 from jobserver.testing import work
 from tests.hands import Hand, request_of, round_trips
@@ -196,6 +197,34 @@ def test_the_scheduler_publishes_what_the_ledger_counted(
     assert found["jobserver_job_run_seconds_sum{outcome=failed,queue=mail}"] == 4
     assert found["jobserver_job_wait_seconds_bucket{le=0.02,queue=mail}"] == 0
     assert found["jobserver_job_wait_seconds_bucket{le=0.05,queue=mail}"] == 1
+
+
+def test_how_far_the_ledger_is_behind_shows_in_events_and_seconds(
+    admin: FlaskClient, server: JobServer, redis: Redis
+) -> None:
+    def lag() -> tuple[float, float, float]:
+        found = scraped(admin)
+        names = ("recorder_lag_events", "recorder_lag_seconds")
+        return (found["jobserver_events"], *(found[f"jobserver_{name}"] for name in names))
+
+    recorder = Recorder(server, db.engine)
+    assert lag() == (0, 0, 0)
+    ago = int(time.time() - 100) * 1000
+    redis.xadd(keys.EVENTS, {"event": "paused", "job": "", "run": ""}, id=f"{ago}-1")
+    assert lag() == (1, 1, pytest.approx(100, abs=10))
+    recorder.work()
+    assert lag() == (1, 0, 0)
+    server.enqueue_many(send_letter, [{"to": str(n)} for n in range(9)])
+    events, lacking, seconds = lag()
+    assert (events, lacking) == (10, 9)
+    assert 0 < seconds < 60
+    redis.delete(keys.RECORDER)  # as when it was killed before it could say so
+    recorder.work()
+    assert lag() == (10, 0, 0)
+    redis.xtrim(keys.EVENTS, maxlen=4, approximate=False)
+    server.enqueue_many(send_letter, [{"to": f"more-{n}"} for n in range(2)])
+    assert lag()[:2] == (6, 2)
+    recorder.close()
 
 
 def test_without_redis_a_scrape_says_so(make_shop: MakeShop) -> None:

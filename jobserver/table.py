@@ -1,0 +1,25 @@
+"""Rows of text in columns, for a person at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return lines whose columns line up, numbers to the right; the last column is not padded."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    is_number = [bool(cells) and all(_is_number(row[n]) for row in cells) for n in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(map(line, [head, *cells]))
+
+
+def _is_number(cell: str) -> bool:
+    return cell.isdecimal() or cell == "-"
