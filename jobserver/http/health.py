@@ -1,22 +1,23 @@
-"""`/health`: whether this process and what it needs are well; open to all, so it says no more."""
+"""`/health`: whether this process and what it needs are well; open to all, so in numbers only."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Response
 
 from jobserver import current, payload
+from jobserver.broker import metrics
 from jobserver.broker.entries import Entries
+from jobserver.doctor import processes
 from jobserver.errors import RedisUnavailable
 from jobserver.http import guard
 from jobserver.server import Server
 
-BEAT_SECONDS = 30.0  # a scheduler beats each second; the clocks of two hosts may differ a little
 MEDIA_TYPE = "application/health+json"  # draft-inadarei-api-health-check-06
 
 logger = logging.getLogger(__name__)
@@ -52,18 +53,22 @@ def blueprint() -> Blueprint:
 
     @routes.get("/ready")
     def ready() -> Response:
-        """Answer whether requests that need Redis and SQL can be served now."""
+        """Answer whether requests that need Redis and SQL can be served now.
+
+        Nobody to run jobs is a warning: requests are served all the same. `flask jobs doctor`
+        tells more.
+        """
         server = current.server()
         checks = {
-            "redis:responseTime": _timed(server.broker.ping),
-            "database:responseTime": _timed(lambda: _ping_database(server)),
+            "redis:responseTime": _response_time(_timed(server.broker.ping)),
+            "database:responseTime": _response_time(_timed(lambda: _ping_database(server))),
         }
-        is_well = all(check["ok"] for check in checks.values())
-        body = {
-            "status": "pass" if is_well else "fail",
-            "checks": {name: [_check(timed)] for name, timed in checks.items()},
-        }
-        return _answer(body, status=200 if is_well else 503)
+        if checks["redis:responseTime"]["status"] == "pass":
+            checks |= _processes(server)
+        found = {check["status"] for check in checks.values()}
+        status = next(word for word in ("fail", "warn", "pass") if word in found)
+        body = {"status": status, "checks": {name: [check] for name, check in checks.items()}}
+        return _answer(body, status=503 if status == "fail" else 200)
 
     return routes
 
@@ -77,14 +82,31 @@ def _ping_database(server: Server) -> None:
 
 def _is_scheduling(server: Server) -> bool:
     """Tell whether the declared entries are registered and a scheduler is alive to serve them."""
-    entries = Entries(server.broker)
     try:
-        beats = entries.schedulers().values()
-        known = {entry.id for entry, _ in entries.all()}
+        found = metrics.read(server.broker, [])
+        known = {entry.id for entry, _ in Entries(server.broker).all()}
     except RedisUnavailable:
         return False
-    is_served = any(time.time() - beat < BEAT_SECONDS for beat in beats)
-    return is_served and known >= set(server.registry.entries)
+    return processes.has_scheduler(found) and known >= set(server.registry.entries)
+
+
+def _processes(server: Server) -> dict[str, dict[str, Any]]:
+    try:
+        found = metrics.read(server.broker, list(server.registry.queues.values()))
+    except RedisUnavailable:
+        return {}
+    return dict(_vital_signs(found))
+
+
+def _vital_signs(found: metrics.Metrics) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "workers:count", _sign(found.workers, unit="processes", is_well=found.workers > 0)
+    silence = None if found.silence is None else round(found.silence, 1)
+    is_served = processes.has_scheduler(found)
+    yield "scheduler:heartbeatAge", _sign(silence, unit="s", is_well=is_served)
+    for queue in found.queues:
+        is_well = queue.workers > 0 or not queue.waited
+        sign = _sign(round(queue.waited, 1), unit="s", is_well=is_well)
+        yield f"queue:{queue.state.queue.name}:oldestAge", sign
 
 
 def _timed(ping: Callable[[], object]) -> dict[str, Any]:
@@ -101,12 +123,22 @@ def _connected(timed: dict[str, Any]) -> dict[str, Any]:
     return {"status": "connected" if timed["ok"] else "disconnected", "responseTime": timed["ms"]}
 
 
-def _check(timed: dict[str, Any]) -> dict[str, Any]:
+def _response_time(timed: dict[str, Any]) -> dict[str, Any]:
     return {
         "componentType": "datastore",
         "observedValue": timed["ms"],
         "observedUnit": "ms",
         "status": "pass" if timed["ok"] else "fail",
+        "time": _now(),
+    }
+
+
+def _sign(value: float | None, *, unit: str, is_well: bool) -> dict[str, Any]:
+    return {
+        "componentType": "component",
+        "observedValue": value,
+        "observedUnit": unit,
+        "status": "pass" if is_well else "warn",
         "time": _now(),
     }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from flask.testing import FlaskClient
+from redis import Redis
+from rq import SimpleWorker as StockWorker
 
 from jobserver import Every, JobServer
 from jobserver.broker.entries import Entries
@@ -59,12 +61,37 @@ def test_ready_follows_the_health_draft(visitor: FlaskClient) -> None:
     response = visitor.get("/engine/health/ready")
     assert response.content_type == "application/health+json"
     found = response.get_json()
-    assert found["status"] == "pass"
     for name in ("redis:responseTime", "database:responseTime"):
         (check,) = found["checks"][name]
         assert check["status"] == "pass"
         assert check["observedUnit"] == "ms"
         assert check["componentType"] == "datastore"
+
+
+def test_ready_warns_when_nobody_runs_jobs(
+    visitor: FlaskClient, server: JobServer, redis: Redis
+) -> None:
+    queue, *others = server.registry.queues
+
+    def ready() -> tuple[str, dict[str, str]]:
+        response = visitor.get("/engine/health/ready")
+        assert response.status_code == 200
+        found = response.get_json()
+        return found["status"], {name: one["status"] for name, (one,) in found["checks"].items()}
+
+    status, checks = ready()
+    assert status == "warn"
+    assert (checks["workers:count"], checks["scheduler:heartbeatAge"]) == ("warn", "warn")
+    assert checks[f"queue:{queue}:oldestAge"] == "pass"
+    server.enqueue(send_letter, {"to": "ada"})
+    waits = f"queue:{send_letter.queue.name}:oldestAge"
+    assert ready()[1][waits] == "warn"
+    Scheduler(server).heartbeat()
+    StockWorker([queue, *others], connection=redis).register_birth()
+    status, checks = ready()
+    assert status == "pass"
+    assert set(checks.values()) == {"pass"}
+    assert f"queue:{queue}:oldestAge" in checks
 
 
 def test_health_is_never_cached(visitor: FlaskClient) -> None:
