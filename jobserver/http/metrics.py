@@ -46,7 +46,7 @@ _TOTALS = {
     "completed": "Jobs that ended well.",
     "failed": "Jobs that ended as failed, their attempts spent or forbidden.",
     "canceled": "Jobs that were canceled.",
-    "retried": "Attempts that failed and were followed by another.",
+    "retried": "Attempts that failed and were followed by another, also by hand.",
     "deduplicated": "Enqueues that found an active job of their key.",
 }
 
@@ -156,7 +156,7 @@ def _queues(found: Metrics) -> Iterator[Metric]:
 def _histograms(found: Metrics) -> Iterator[Metric]:
     wait = HistogramMetricFamily(
         "jobserver_job_wait_seconds",
-        "Time from when a job was due to the start of its first attempt, of ended jobs.",
+        "Time from when a job was due to the start of its last attempt, of ended jobs.",
         labels=("queue",),
     )
     run = HistogramMetricFamily(

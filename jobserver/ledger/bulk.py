@@ -17,12 +17,17 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def upsert(
-    connection: Connection, table: Table, rows: Sequence[object], *, keep: Collection[str] = ()
+    connection: Connection,
+    table: Table,
+    rows: Sequence[object],
+    *,
+    keep: Collection[str] = (),
+    add: Collection[str] = (),
 ) -> None:
     """Write rows, each another one: objects with an attribute per column, times in Unix ms.
 
-    Of a row that is there the columns in `keep` stay as they are. NUL characters, which PostgreSQL
-    refuses, become U+FFFD.
+    Of a row that is there the columns in `keep` stay as they are, and those in `add` are added to.
+    NUL characters, which PostgreSQL refuses, become U+FFFD.
     """
     if not rows:
         return
@@ -30,11 +35,11 @@ def upsert(
     if connection.dialect.name == "postgresql":
         # One parameter, whatever driver the host has: binding each value costs the client more
         # than all the rest.
-        statement = _from_json(table, columns, frozenset(keep))
+        statement = _from_json(table, columns, frozenset(keep), frozenset(add))
         connection.execute(text(statement), {"rows": _json(rows)})
     else:
         values = attrgetter(*columns)
-        statement = _from_values(table, columns, frozenset(keep))
+        statement = _from_values(table, columns, frozenset(keep), frozenset(add))
         connection.exec_driver_sql(statement, [values(row) for row in rows])
 
 
@@ -46,7 +51,9 @@ def _json(rows: Sequence[object]) -> str:
 
 
 @cache
-def _from_json(table: Table, columns: tuple[str, ...], keep: frozenset[str]) -> str:
+def _from_json(
+    table: Table, columns: tuple[str, ...], keep: frozenset[str], add: frozenset[str]
+) -> str:
     typed = ", ".join(f'"{name}" {_json_type(table.c[name])}' for name in columns)
     values = ", ".join(
         f'to_timestamp("{name}" / 1000.0)' if _is_time(table.c[name]) else f'"{name}"'
@@ -54,11 +61,13 @@ def _from_json(table: Table, columns: tuple[str, ...], keep: frozenset[str]) -> 
     )
     # Names of our own tables and columns are all that is put together here.
     source = f"SELECT {values} FROM json_to_recordset(CAST(:rows AS json)) AS given ({typed})"  # noqa: S608
-    return _insert(table, columns, source, keep)
+    return _insert(table, columns, source, keep, add)
 
 
 @cache
-def _from_values(table: Table, columns: tuple[str, ...], keep: frozenset[str]) -> str:
+def _from_values(
+    table: Table, columns: tuple[str, ...], keep: frozenset[str], add: frozenset[str]
+) -> str:
     # As SQLAlchemy writes times for SQLite, with six digits.
     values = ", ".join(
         "strftime('%Y-%m-%d %H:%M:%f000', ? / 1000.0, 'unixepoch')"
@@ -66,14 +75,22 @@ def _from_values(table: Table, columns: tuple[str, ...], keep: frozenset[str]) -
         else "?"
         for name in columns
     )
-    return _insert(table, columns, f"VALUES ({values})", keep)
+    return _insert(table, columns, f"VALUES ({values})", keep, add)
 
 
-def _insert(table: Table, columns: tuple[str, ...], source: str, keep: frozenset[str]) -> str:
+def _insert(
+    table: Table,
+    columns: tuple[str, ...],
+    source: str,
+    keep: frozenset[str],
+    add: frozenset[str],
+) -> str:
     names = ", ".join(f'"{name}"' for name in columns)
     key = [column.name for column in table.primary_key]
     changed = ", ".join(
-        f'"{name}" = excluded."{name}"' for name in columns if name not in {*key, *keep}
+        f'"{name}" = ' + (f'{table.name}."{name}" + ' if name in add else "") + f'excluded."{name}"'
+        for name in columns
+        if name not in {*key, *keep}
     )
     return (
         f"INSERT INTO {table.name} ({names}) {source} "

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from jobserver.broker import Broker, metrics
 from jobserver.histogram import BUCKETS, Histogram, bucket_of
+from jobserver.ledger.bulk import upsert
 from jobserver.ledger.database import database
 from jobserver.ledger.models import position, series
 from jobserver.policy import DAY, MINUTE
@@ -45,6 +45,16 @@ class Point:
     run: Histogram
 
 
+@dataclass(slots=True)
+class _Row:
+    minute: int
+    queue: str
+    what: str
+    bucket: int
+    n: int = 0
+    ms: int = 0
+
+
 @dataclass
 class _Cell:
     counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
@@ -61,7 +71,7 @@ class _Cell:
 
 def add(connection: Connection, ends: Iterable[End]) -> None:
     """Count ends of runs, in the transaction that records them."""
-    found: dict[tuple[int, str, str, int], list[int]] = defaultdict(lambda: [0, 0])
+    rows: dict[tuple[int, str, str, int], _Row] = {}
     for end in ends:
         lengths: list[tuple[str, int]] = [(end.state, end.run_ms or 0)]
         if end.wait_ms is not None:
@@ -69,21 +79,11 @@ def add(connection: Connection, ends: Iterable[End]) -> None:
         for what, ms in lengths:
             bucket = bucket_of(ms / 1000)
             for minute in (end.at // 60_000, EVER):
-                cell = found[minute, end.queue, what, bucket]
-                cell[0] += 1
-                cell[1] += ms
-    if not found:
-        return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(series)
-    upsert = insert.on_conflict_do_update(
-        index_elements=list(series.primary_key),
-        set_={name: series.c[name] + insert.excluded[name] for name in ("n", "ms")},
-    )
-    names = ("minute", "queue", "what", "bucket", "n", "ms")
-    connection.execute(
-        upsert, [dict(zip(names, (*key, *cell), strict=True)) for key, cell in found.items()]
-    )
+                key = (minute, end.queue, what, bucket)
+                row = rows.get(key) or rows.setdefault(key, _Row(*key))
+                row.n += 1
+                row.ms += ms
+    upsert(connection, series, list(rows.values()), add=("n", "ms"))
 
 
 def points(db: object, queue: str, *, minutes: int, now: datetime) -> Sequence[Point]:

@@ -10,10 +10,15 @@ from typing import Literal
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
+from jobserver import JobServer, Queue
+from jobserver.broker import Broker, keys
 from jobserver.histogram import bucket_of
 from jobserver.ledger import models, series
 from jobserver.ledger.series import End, Point
+from jobserver.recorder import Recorder
+from tests.hands import Hand, request_of
 
+Q = Queue("q", executor="thread")
 NOON = datetime(2026, 3, 29, 12, tzinfo=UTC)
 
 
@@ -111,6 +116,7 @@ def test_counts_of_all_time_say_up_to_which_event_they_count(engine: Engine) -> 
 
 def test_minutes_are_forgotten_after_two_days_and_counts_of_all_time_never(engine: Engine) -> None:
     add(engine, *(ended(at=NOON - timedelta(hours=hours)) for hours in range(0, 60, 4)))
+    add(engine, ended(at=NOON - timedelta(hours=48) + timedelta(minutes=1)))
     with engine.connect() as connection:
         before = connection.scalar(select(func.count()).select_from(models.series)) or 0
     _, ever = series.ever(engine)
@@ -119,10 +125,36 @@ def test_minutes_are_forgotten_after_two_days_and_counts_of_all_time_never(engin
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(models.series)) == before - 6
     assert series.ever(engine)[1] == ever
-    assert sum(point.completed for point in points(engine, minutes=series.KEPT_MINUTES)) == 12
+    assert sum(point.completed for point in points(engine, minutes=series.KEPT_MINUTES)) == 13
 
 
 def test_nothing_is_written_where_nothing_is_counted(engine: Engine) -> None:
     add(engine)
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(models.series)) == 0
+
+
+def test_the_recorder_counts_every_end_once(
+    server: JobServer, engine: Engine, broker: Broker
+) -> None:
+    hand = Hand(broker, [Q])
+    recorders = [Recorder(server, engine), Recorder(server, engine)]
+    broker.enqueue([request_of("a"), request_of("b"), request_of("c")])
+    hand.end(hand.take(), "failed")
+    hand.end(hand.take(), "retry")
+    hand.end(hand.take(), "canceled")
+    hand.end(hand.take())
+    recorders[0].work()
+    recorders[1].work()
+    assert broker.retry(["a"], attempts=1) == ["retried"]
+    hand.end(hand.take(), "failed")
+    assert broker.retry(["a"], attempts=1) == ["retried"]
+    hand.end(hand.take())
+    recorders[1].work()
+    recorders[0].work()
+    position, found = series.ever(engine)
+    assert position == broker.connection.xinfo_stream(keys.EVENTS)["last-generated-id"].decode()
+    counted = {what: histogram.count for (_, what), histogram in found.items()}
+    assert counted == {"completed": 2, "failed": 2, "wait": 4}
+    for recorder in recorders:
+        recorder.close()

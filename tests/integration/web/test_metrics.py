@@ -124,6 +124,8 @@ def test_ages_grow_and_what_is_silent_shows(
     redis.hset(f"rq:job:{job.id}", "enqueued_at", "2020-01-01T00:00:00.000000Z")
     later = server.enqueue(send_letter, {"to": "later"}, delay=60)
     redis.zadd("rq:scheduled:mail", {later.id: now - 100})
+    redis.zadd("rq:scheduled:mail:high", {"not-yet": now + 100})
+    redis.zadd("rq:scheduled:mail:low", {"less": now - 50})
     entry = Entry(id="tick", type="shop.send_letter", seconds=60, payload={})
     Entries(server.broker).declare([entry], prune=False)
     redis.zadd("jobserver:due", {"tick": (now - 200) * 1000})
