@@ -10,7 +10,15 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobserver import current, ledger, operator_commands, payload, queue_commands, token_commands
+from jobserver import (
+    current,
+    ledger,
+    operator_commands,
+    payload,
+    queue_commands,
+    schedule_commands,
+    token_commands,
+)
 from jobserver.broker import Job
 from jobserver.errors import ConfigInvalid, JobServerError
 
@@ -29,6 +37,7 @@ class Commands(AppGroup):
 
 
 commands = Commands("jobs", help="Run, feed and inspect the job server.")
+commands.add_command(schedule_commands.commands)
 commands.add_command(token_commands.commands)
 for command in (*operator_commands.COMMANDS, *queue_commands.COMMANDS):
     commands.add_command(command)

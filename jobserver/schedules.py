@@ -49,8 +49,8 @@ class Schedules:
     def put(self, entry: Entry) -> tuple[Schedule, bool]:
         """Add a schedule, or replace the one with its id; return it, and whether it is new.
 
-        A tick that is due already stays due. Raises PayloadInvalid by field, WrongState for one
-        that is declared in code.
+        A tick that is due already stays due, and one that is there stays paused or not. Raises
+        PayloadInvalid by field, WrongState for one that is declared in code.
         """
         entry = replace(entry, origin="api")
         wrong = entry.problems()
@@ -59,7 +59,9 @@ class Schedules:
         while True:
             seen = self.entries.text(entry.id)
             if seen is not None:
-                self._check_not_declared(self.get(entry.id).entry, "change it there")
+                known = self.get(entry.id).entry
+                self._check_not_declared(known, "change it there")
+                entry = replace(entry, paused=known.paused)
             if self.entries.put(entry, seen=seen):
                 return self.get(entry.id), seen is None
 
