@@ -8,6 +8,7 @@ from jobs.follows.routes import follows, shops
 from jobs.integrations.routes import webhooks
 from jobs.orders.routes import orders
 from jobs.sellers.routes import status as job_status
+from jobs.users import cli as users_cli
 from jobs.users.routes import jobs as user_sync
 from jobserver import JobServer, Role
 
@@ -29,4 +30,5 @@ def register(app: Flask) -> None:
         app.register_blueprint(blueprint)
     JobServer.protect(pages.home, role="user", page=True)
     app.register_blueprint(pages.home)
-    app.cli.add_command(follows_cli.commands)
+    for commands in (follows_cli.commands, users_cli.commands):
+        app.cli.add_command(commands)

@@ -1,29 +1,15 @@
 """`flask follows …`: importing catalogues, and demo data."""
 
 from pathlib import Path
-from typing import Any
 
 import click
-from flask.cli import AppGroup
 from sqlalchemy import select
 
+from jobs.commands import Commands
 from jobs.follows.catalogue import import_catalogue
 from jobs.follows.demo import fill_empty_database
 from jobs.follows.lookup import find_shop
 from jobs.records import Shop, writing
-from jobserver.errors import JobServerError
-
-
-class Commands(AppGroup):
-    """A group whose commands end with a one-line message, not with a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turns JobServerError and OSError into exit code 1 and a message."""
-        try:
-            return super().invoke(ctx)
-        except (JobServerError, OSError) as error:
-            raise click.ClickException(str(error)) from error
-
 
 commands = Commands("follows", help="Import catalogues, load demo data.")
 

@@ -95,8 +95,8 @@ class Directory:
 
         None when they are what they were when the answer had this `etag`.
         """
-        query = {"ids": ",".join(ids)}
-        return self._read("directory/users", query, name="users", read=read_user, etag=etag)
+        response = self._get("directory/users", {"ids": ",".join(ids)}, etag=etag)
+        return None if response.status_code == 304 else _page(response, "users", read_user)
 
     def page(self, path: str, *, cursor: str, limit: int, read: Callable[[Record], T]) -> Page[T]:
         """Return a page of what lies at `path`, whose last word names the list in the answer.
@@ -104,51 +104,42 @@ class Directory:
         `read` makes an item of a record; it raises ValueError for one that makes no sense.
         """
         query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
-        found = self._read(path, query, name=path.rpartition("/")[2], read=read, etag=None)
-        if found is None:
-            raise VendorUnavailable(f"The directory answered 304 for {path}, unasked")
-        return found
+        return _page(self._get(path, query), path.rpartition("/")[2], read)
 
-    def _read(
-        self,
-        path: str,
-        query: Mapping[str, str],
-        *,
-        name: str,
-        read: Callable[[Record], T],
-        etag: str | None,
-    ) -> Page[T] | None:
-        response = self._get(path, query, etag)
-        if response.status_code == 304 and etag is not None:
-            return None
-        if response.status_code == 429:
-            raise RateLimited(_wait(response.headers.get("Retry-After")))
-        if response.status_code >= 500:
-            raise VendorUnavailable(f"The directory answered {response.status_code} for {path}")
-        if response.status_code != 200:
-            raise VendorRefused(f"The directory answered {response.status_code} for {path}")
-        try:
-            body = json.loads(response.content)
-            records, cursor, total = body[name], body.get("nextCursor"), body.get("total")
-            if not isinstance(records, list) or not isinstance(cursor, str | None):
-                raise TypeError(f"{name} is no list, or nextCursor no text")
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise VendorUnavailable(f"The directory's answer for {path}: {error!r}") from None
-        items, refusals = _sorted_out(records, read)
-        return Page(
-            items=items,
-            refusals=refusals,
-            cursor=cursor or None,
-            total=total if isinstance(total, int) else None,
-            etag=_short(response.headers.get("ETag")),
-        )
-
-    def _get(self, path: str, query: Mapping[str, str], etag: str | None) -> httpx.Response:
+    def _get(
+        self, path: str, query: Mapping[str, str], *, etag: str | None = None
+    ) -> httpx.Response:
         headers = {"If-None-Match": etag} if etag else {}
         try:
-            return self._http.get(path, params=query, headers=headers)
+            response = self._http.get(path, params=query, headers=headers)
         except self._trouble as error:
             raise VendorUnavailable(f"The directory can't be reached: {error!r}") from error
+        status = response.status_code
+        if status == 429:
+            raise RateLimited(_wait(response.headers.get("Retry-After")))
+        if status >= 500:
+            raise VendorUnavailable(f"The directory answered {status} for {path}")
+        if status != 200 and not (status == 304 and etag):
+            raise VendorRefused(f"The directory answered {status} for {path}")
+        return response
+
+
+def _page(response: httpx.Response, name: str, read: Callable[[Record], T]) -> Page[T]:
+    try:
+        body = json.loads(response.content)
+        records, cursor, total = body[name], body.get("nextCursor"), body.get("total")
+        if not isinstance(records, list) or not isinstance(cursor, str | None):
+            raise TypeError(f"{name} is no list, or nextCursor no text")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise VendorUnavailable(f"The directory's answer with {name}: {error!r:.500}") from None
+    items, refusals = _sorted_out(records, read)
+    return Page(
+        items=items,
+        refusals=refusals,
+        cursor=cursor or None,
+        total=total if isinstance(total, int) else None,
+        etag=_short(response.headers.get("ETag")),
+    )
 
 
 def read_user(record: Record) -> DirectoryUser:

@@ -1,12 +1,18 @@
-"""What can be done about user syncs: trigger one, see how they stand, pause, resume, clean up."""
+"""What can be done about user syncs: schedule, trigger, see how they stand, pause, clean up."""
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from jobs.queues import HOUR, USER_SYNC
-from jobs.users.jobs import sync
+from jobs.records import db
+from jobs.users.jobs import USER_SYNC_SCHEDULE, sync
 from jobs.users.sync import SyncType
 from jobserver import Job, current, enqueue
+from jobserver.errors import ScheduleNotFound
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,18 @@ class SchedulerStatus:
     repeatable: Sequence[Repeatable]
     counts: dict[str, int]
     active: Sequence[Job]
+
+
+def initialize_user_sync_scheduler() -> None:
+    """Make the recurring sync known to Redis, as declared; schedulers do so as they start.
+
+    Safe to repeat: one that an operator paused stays paused. Raises RedisUnavailable.
+    """
+    logger.info("Initializing user sync scheduler...")
+    server = current.server()
+    entry = USER_SYNC_SCHEDULE.entry(server.config)
+    server.schedules.entries.declare([entry], prune=False)
+    logger.info("User sync scheduler initialized successfully")
 
 
 def trigger_immediate_sync(sync_type: SyncType = "incremental") -> Job:
@@ -47,16 +65,34 @@ def get_user_sync_scheduler_status() -> SchedulerStatus:
 
 
 def pause_user_sync_scheduler() -> None:
-    """Let no user sync start; those that run finish."""
-    current.server().pause(USER_SYNC.name)
+    """Let no user sync start, by queue or by schedule; those that run finish."""
+    server = current.server()
+    server.pause(USER_SYNC.name)
+    try:
+        server.schedules.pause(USER_SYNC_SCHEDULE.id)
+    except ScheduleNotFound:  # no scheduler has run on this Redis
+        initialize_user_sync_scheduler()
+        server.schedules.pause(USER_SYNC_SCHEDULE.id)
+    logger.info("User sync scheduler paused")
 
 
 def resume_user_sync_scheduler() -> None:
-    """Let user syncs start again."""
-    current.server().resume(USER_SYNC.name)
+    """Let user syncs start again; ticks that were missed meanwhile make one sync."""
+    server = current.server()
+    with suppress(ScheduleNotFound):
+        server.schedules.resume(USER_SYNC_SCHEDULE.id)
+    server.resume(USER_SYNC.name)
+    logger.info("User sync scheduler resumed")
 
 
 def cleanup_old_jobs(*, hours: float = 24) -> int:
     """Purge the syncs that ended at least `hours` ago; return how many."""
     states = ("completed", "failed", "canceled")
     return current.server().clean(USER_SYNC.name, older_than=hours * HOUR, states=states)
+
+
+def close_queues() -> None:
+    """End in order what this process has open: the job server, then the database."""
+    current.server().close()
+    db.session.remove()
+    db.engine.dispose()

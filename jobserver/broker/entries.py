@@ -200,6 +200,10 @@ class Entries:
         with available():
             self._waiting.blpop([WAKE], timeout=max(0.001, seconds))
 
+    def close(self) -> None:
+        """Leave the connections on which `wait` waits."""
+        self._waiting.connection_pool.disconnect()
+
     def now(self) -> int:
         """Return the server's time in Unix ms, the only one that counts."""
         with available():

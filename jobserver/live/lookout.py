@@ -112,6 +112,7 @@ class Lookout:
     def _follow(self, bell: socket.socket, ears: socket.socket) -> None:
         tail = self._broker.tail()
         awaited = reread = time.monotonic()
+        is_cut_off = False
         try:
             while True:
                 with self._lock:
@@ -125,7 +126,13 @@ class Lookout:
                 reread = time.monotonic() if is_time else reread
                 try:
                     self._look(tail, ears, reread=is_time)
+                    if is_cut_off:
+                        logger.warning("events are heard again")
+                    is_cut_off = False
                 except RedisUnavailable as error:
+                    if not is_cut_off:
+                        logger.warning("events are not heard, will be tried again: %s", error)
+                    is_cut_off = True
                     tail.close()
                     self._fail_new(error)
                     time.sleep(PAUSE)
