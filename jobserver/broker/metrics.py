@@ -22,6 +22,8 @@ from jobserver.policy import Queue
 SILENCE = 30.0  # seconds after which a worker of ours, which beats each second, counts as gone
 TOTALS = ("enqueued", "completed", "failed", "canceled", "retried", "deduplicated")
 
+_STATES = ("active", "paused", "parked", "ended")
+
 Histograms = Mapping[tuple[str, str], Histogram]
 
 
@@ -46,7 +48,7 @@ class Metrics:
 
     `slots` are by executor. `lease_left` is the time until the first lease runs out (it did when
     that is negative), `silence` since when no scheduler beat: None where there is none. Of the
-    `entries`, the recurring ones, `due` should have ticked, the first of them `late` seconds ago.
+    `entries`, the recurring ones by state, `due` should have ticked, the first `late` seconds ago.
     Of the `events` in the stream the ledger lacks `unrecorded`, the first for `recorder_lag`.
     """
 
@@ -58,7 +60,7 @@ class Metrics:
     lease_left: float | None
     schedulers: int
     silence: float | None
-    entries: int
+    entries: Mapping[str, int]
     due: int
     late: float
     events: int
@@ -80,8 +82,8 @@ def read(broker: Broker, queues: Sequence[Queue]) -> Metrics:
     """Return the metrics as of now, by the server's clock. Raises RedisUnavailable."""
     names = [queue.name for queue in queues]
     states, answer = broker.run_scripts([("statistics", names), ("metrics", names)])
-    moment, delayed, flat, rows, leases, schedulers, entries, events, *rest = answer
-    counts, suspended, info = rest
+    moment, delayed, flat, rows, leases, schedulers, entries, ticks, *rest = answer
+    events, counts, suspended, info = rest
     now = int(moment) / 1000
     totals = {field.decode(): int(n) for field, n in zip(flat[::2], flat[1::2], strict=True)}
     workers = [worker for row in rows if (worker := _living(row, now=now)) is not None]
@@ -108,9 +110,9 @@ def read(broker: Broker, queues: Sequence[Queue]) -> Metrics:
         lease_left=float(leases[2]) / 1000 - now if leases[2] else None,
         schedulers=schedulers[0],
         silence=max(0.0, now - float(schedulers[1])) if schedulers[1] else None,
-        entries=entries[0],
-        due=entries[1],
-        late=max(0.0, now - float(entries[2]) / 1000) if entries[2] else 0.0,
+        entries=dict(zip(_STATES, entries, strict=True)),
+        due=ticks[0],
+        late=max(0.0, now - float(ticks[1]) / 1000) if ticks[1] else 0.0,
         events=events[0],
         unrecorded=events[1],
         recorder_lag=max(0.0, now - int(events[2]) / 1000) if events[2] else 0.0,

@@ -194,6 +194,12 @@ def _processes(found: Metrics, *, lease: float) -> Iterator[Metric]:
         busy.add_metric((executor,), sum(active))
     yield slots
     yield busy
+    schedules = GaugeMetricFamily(
+        "jobserver_schedules", "Recurring entries by state.", labels=("state",)
+    )
+    for state, count in found.entries.items():
+        schedules.add_metric((state,), count)
+    yield schedules
     age = 0.0 if found.lease_left is None else max(0.0, lease - found.lease_left)
     silence = float("inf") if found.silence is None else found.silence
     for name, about, value in (
@@ -206,7 +212,6 @@ def _processes(found: Metrics, *, lease: float) -> Iterator[Metric]:
         ("jobserver_lease_age_seconds", "Since the renewal longest ago; 0: nothing runs.", age),
         ("jobserver_schedulers", "Scheduler processes that live.", found.schedulers),
         ("jobserver_scheduler_silence_seconds", "Since any scheduler's last beat.", silence),
-        ("jobserver_schedules", "Recurring entries.", found.entries),
         ("jobserver_schedules_due", "Recurring entries that should have ticked.", found.due),
         ("jobserver_scheduler_lag_seconds", "How late the first of those is.", found.late),
     ):

@@ -136,11 +136,26 @@ def test_ages_grow_and_what_is_silent_shows(
     assert found["jobserver_queue_oldest_waiting_age_seconds{queue=mail}"] == pytest.approx(age)
     assert found["jobserver_queue_overdue_seconds{queue=mail}"] == pytest.approx(100, abs=5)
     assert found["jobserver_scheduler_lag_seconds"] == pytest.approx(200, abs=5)
-    assert (found["jobserver_schedules"], found["jobserver_schedules_due"]) == (1, 1)
+    assert found["jobserver_schedules_due"] == 1
     assert found["jobserver_schedulers"] == 1
     assert found["jobserver_scheduler_silence_seconds"] < 5
     assert (found["jobserver_leases"], found["jobserver_leases_expired"]) == (2, 1)
     assert found["jobserver_lease_age_seconds"] == pytest.approx(15 + 5, abs=5)
+
+
+def test_recurring_entries_show_by_state(
+    admin: FlaskClient, server: JobServer, redis: Redis
+) -> None:
+    entries = Entries(server.broker)
+    names = ("one", "two", "held", "stuck")
+    every = [Entry(id=name, type="shop.send_letter", seconds=60, payload={}) for name in names]
+    entries.declare(every, prune=False)
+    entries.hold("held")
+    entries.park([("stuck", int(redis.zscore("jobserver:due", "stuck") or 0), "no such type")])
+    found = scraped(admin)
+    states = {s: found[f"jobserver_schedules{{state={s}}}"] for s in ("active", "paused", "parked")}
+    assert states == {"active": 2, "paused": 1, "parked": 1}
+    assert found["jobserver_schedules{state=ended}"] == 0
 
 
 def test_a_worker_counts_for_its_queues_while_it_beats(admin: FlaskClient, redis: Redis) -> None:
