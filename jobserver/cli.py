@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
 from typing import Any
 
 import click
-from flask.cli import AppGroup
+from flask.cli import AppGroup, ScriptInfo
 
 from jobserver import (
     current,
@@ -22,14 +21,19 @@ from jobserver import (
 from jobserver.broker import Job
 from jobserver.errors import ConfigInvalid, JobServerError
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 class Commands(AppGroup):
     """A group whose commands end with the engine's one-line message, not with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turns JobServerError into exit code 1 and its message."""
+        """Run the command; turns JobServerError into exit code 1 and its message.
+
+        Those who look at what it prints are told of warnings; all it logs is in LOG_DIR.
+        """
+        from jobserver import log
+
+        app = ctx.ensure_object(ScriptInfo).load_app()
+        log.start(app.extensions[current.EXTENSION].config, level="WARNING")
         try:
             return super().invoke(ctx)
         except JobServerError as error:
@@ -43,17 +47,18 @@ for command in (*operator_commands.COMMANDS, *queue_commands.COMMANDS):
     commands.add_command(command)
 
 
-# Scheduler and worker are imported where they are run: the web process must not load them.
+# Scheduler, worker and log are imported where they are run: the web process must not load them.
 
 
 @commands.command()
 @click.option("--burst", is_flag=True, help="Do one pass of everything and end.")
 def scheduler(*, burst: bool) -> None:
     """Serve recurring entries, due jobs, lost workers and the outbox until SIGTERM."""
+    from jobserver import log
     from jobserver.scheduler import Scheduler
 
     server = current.server()
-    logging.basicConfig(level=server.config.log_level, format=LOG_FORMAT)
+    log.start(server.config)
     Scheduler(server).run(burst=burst)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from jobserver.errors import ConfigInvalid
 from jobserver.setting import (
@@ -247,6 +247,20 @@ class Config:
         "at once.",
         default=350,
     )
+    log_format: Literal["json", "text"] | None = setting(
+        "LOG_FORMAT",
+        kind=choice("json", "text"),
+        help="How log lines on stderr look.",
+        default=None,
+        shown="text on a terminal, else json",
+    )
+    log_dir: Path | None = setting(
+        "LOG_DIR",
+        kind=PATH,
+        help="Directory of log files too, one a day for all processes, in JSON, kept for 14 days.",
+        default=None,
+        shown="none",
+    )
     log_level: str = setting(
         "LOG_LEVEL",
         kind=choice("DEBUG", "INFO", "WARNING", "ERROR"),
@@ -287,6 +301,22 @@ class Config:
                 values[declared.name] = parsed(text, source.kind, name=name, secret=source.secret)
         values["queue_overrides"] = _queue_overrides(environ)
         return cls(**values)
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what no log may show: secret settings and the passwords in addresses.
+
+        What is a default, or shorter than 8 characters, may be any word and is left out.
+        """
+        found: set[str] = set()
+        for declared, source in _settings(type(self)):
+            value = getattr(self, declared.name)
+            if not isinstance(value, str) or value == declared.default:
+                continue
+            if source.secret:
+                found.add(value)
+            elif "://" in value and (password := urlsplit(value).password):
+                found |= {password, unquote(password)} - {urlsplit(value).username}
+        return tuple(sorted((one for one in found if len(one) >= 8), key=len, reverse=True))
 
     @classmethod
     def table(cls) -> str:

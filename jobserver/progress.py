@@ -33,7 +33,8 @@ Look = Callable[[], str]
 class Run:
     """The run that this thread works on; `attempt` counts from 1.
 
-    `scheduled_at` is the time (UTC) that a tick's run was due for, None for all others.
+    `scheduled_at` is the time (UTC) that a tick's run was due for, None for all others. `secrets`
+    are what the payload's marked fields hold, to be masked in what is told of the run.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Run:
     attempts: int
     reporter: Reporter
     trace: str = ""
+    secrets: tuple[str, ...] = ()
     scheduled_at: datetime | None = None
 
 

@@ -106,6 +106,7 @@ def perform(server: Server, claim: Claim) -> Ending:
         attempts=claim.attempts,
         reporter=Reporter(report, look),
         trace=claim.trace or claim.run or claim.id,
+        secrets=secrets,
         scheduled_at=scheduled_time(options),
     )
     try:

@@ -125,12 +125,14 @@ def keep_secret(path: Path) -> None:
 def environment(config: Config, *, valkey: Sequence[str], reload: bool) -> dict[str, str]:
     """Return the environment of all programs: this process's, and what supervisord.conf uses."""
     bin_directory = str(Path(sys.executable).parent)
+    style = "text" if reload or sys.stderr.isatty() else "json"
     reloader = shlex.join([sys.executable, "-m", "jobserver.reload"]) if reload else ""
     return {
         # `rq worker` and `rq info` need them, also where a .env of the user's own lacks them.
         "RQ_WORKER_CLASS": "jobserver.worker.Worker",
         "RQ_CONNECTION_CLASS": "jobserver.broker.Connection",
         "FLASK_APP": config.app,
+        "LOG_FORMAT": style,
         **os.environ,
         "PATH": os.pathsep.join([bin_directory, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
+from jobserver import log
 from jobserver.config import Config
 from jobserver.current import EXTENSION
 from jobserver.embedded import LOOPBACK
 
 _config = Config.from_env()
-logging.basicConfig(level=_config.log_level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+log.start(_config)
 
+
+class GunicornLog(Logger):  # type: ignore[misc]  # it ships no types
+    """Gunicorn's own lines go where all others of the process go."""
+
+    def setup(self, cfg: Any) -> None:
+        """Set up what gunicorn would, but for lines on stderr, which are handed on."""
+        super().setup(cfg)
+        if cfg.errorlog == "-":
+            self.error_log.handlers.clear()
+            self.error_log.propagate = True
+
+
+logger_class = GunicornLog
 bind = f"{LOOPBACK}:{_config.port}"
 # A long poll or an event stream holds a thread for as long as it lasts, asleep but for its job's
 # changes. docs/polling.md has what that costs, and why these are not greenlets.

@@ -19,12 +19,12 @@ from jobserver.broker.doorbell import Doorbell
 from jobserver.broker.job import queue_of, shown_value
 from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
+from jobserver.lines import Lines, all_held
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention
 from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.exchanges import Exchanges
 from jobserver.worker.fairness import Fairness
-from jobserver.worker.lines import Lines
 from jobserver.worker.processes import BY_ORDER, GRACE, Processes
 from jobserver.worker.threads import Threads
 from jobserver.worker.watchdog import Watchdog
@@ -71,7 +71,7 @@ class Dispatcher:
         heartbeat: Callable[[Dispatcher], None],
         watchdog: Watchdog,
         aftermath: Aftermath,
-        lines: Lines,
+        lines: Sequence[Lines],
         listeners: Listeners,
         recovered: Callable[[Sequence[Recovery]], None],
     ) -> None:
@@ -261,7 +261,7 @@ class Dispatcher:
             if answer.words is None:
                 self._pending.extendleft(reversed(sent.endings))
             else:
-                with self.lines.held():
+                with all_held(self.lines):
                     for ending, word in zip(sent.endings, answer.words, strict=True):
                         self._note(ending, word)
             if answer.error:
@@ -307,7 +307,7 @@ class Dispatcher:
         self._fairness.started(queue)
         known = self._by_name.get(queue)
         executor = self.threads if known and known.executor == "thread" else self.processes
-        logger.debug("Job %s active in queue %s", claim.id, queue)
+        logger.debug("Job %s active in queue %s", claim.id, queue, extra=_fields(claim, 0))
         executor.start(claim)
 
     def _note(self, ending: Ending, word: str) -> None:
@@ -335,7 +335,8 @@ class Dispatcher:
         if ending.word == "completed":
             if logger.isEnabledFor(logging.INFO):
                 line = "Job %s completed in queue %s in %.0f ms: %s"
-                logger.info(line, claim.id, queue, took * 1000, shown_value(ending.value))
+                value = shown_value(ending.value)
+                logger.info(line, claim.id, queue, took * 1000, value, extra=_fields(claim, took))
         elif ending.word in ("failed", "retry"):
             what = f"again in {ending.delay:.1f} s" if ending.word == "retry" else "for good"
             logger.error(
@@ -347,9 +348,12 @@ class Dispatcher:
                 what,
                 ending.error_type,
                 ending.error_message,
+                extra=_fields(claim, took),
             )
         else:
-            logger.info("Job %s: %s in queue %s: %s", claim.id, ending.word, queue, ending.reason)
+            line = "Job %s: %s in queue %s: %s"
+            fields = _fields(claim, took)
+            logger.info(line, claim.id, ending.word, queue, ending.reason, extra=fields)
 
     def _tell(self, ending: Ending, name: EventName, took: float) -> None:
         claim = ending.claim
@@ -522,3 +526,18 @@ class Dispatcher:
                 self.doorbell.pass_on(token)
         except RedisUnavailable as error:
             self._unavailable(error)
+
+
+def _fields(claim: Claim, took: float) -> dict[str, Any]:
+    """Return the fields of a line about a run, for who reads logs by program."""
+    return {
+        "fields": {
+            "job": claim.id,
+            "run": claim.run,
+            "type": claim.type,
+            "queue": queue_of(claim.origin)[0],
+            "attempt": claim.attempt,
+            "ms": round(took * 1000),
+            "trace": claim.trace or claim.run,
+        }
+    }

@@ -20,7 +20,7 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import BaseWorker, WorkerStatus
 from rq.worker.base import DequeueStrategy
 
-from jobserver import current
+from jobserver import current, log
 from jobserver.broker import Broker
 from jobserver.broker.broker import available
 from jobserver.broker.connection import sibling
@@ -31,7 +31,6 @@ from jobserver.policy import Queue
 from jobserver.server import Server
 from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.dispatcher import Dispatcher
-from jobserver.worker.lines import Lines
 from jobserver.worker.orders import Orders
 from jobserver.worker.processes import Processes, work
 from jobserver.worker.rq_options import unused
@@ -105,13 +104,13 @@ class Worker(BaseWorker):
 
         Delayed jobs come due without `with_scheduler`.
         """
-        level = logging_level or self.server.config.log_level
-        lines = Lines(sys.stderr)
-        logging.basicConfig(level=level, format=log_format, datefmt=date_format, handlers=[lines])
-        logging.getLogger("jobserver").setLevel(level)
+        config = self.server.config
+        formatter = None
+        if (log_format, date_format) != (DEFAULT_LOGGING_FORMAT, DEFAULT_LOGGING_DATE_FORMAT):
+            formatter = log.Masked(log_format, date_format=date_format, secrets=config.secrets())
+        lines = log.start(config, level=logging_level, formatter=formatter)
         for line in (*self._unused, *unused({"dequeue_strategy": dequeue_strategy})):
             logger.warning(line)
-        config = self.server.config
         self.server.exception_handlers = tuple(self._exc_handlers)  # before children are forked
         template = Template(work(self.server))
         broker = Broker(

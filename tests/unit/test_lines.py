@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from jobserver.worker.lines import Lines
+from jobserver.lines import Lines
 
 
 class Stream(io.StringIO):

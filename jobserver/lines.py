@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 
 class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
@@ -46,3 +46,12 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
             self.handleError(records[-1])
         finally:
             self.release()
+
+
+@contextmanager
+def all_held(handlers: Sequence[Lines]) -> Iterator[None]:
+    """Hold what this thread logs in here back in each of the handlers."""
+    with ExitStack() as stack:
+        for handler in handlers:
+            stack.enter_context(handler.held())
+        yield
