@@ -68,6 +68,10 @@ class JobNotFound(NotFound):
     """No job with this id is known."""
 
 
+class RunNotFound(NotFound):
+    """No run with this id is on record."""
+
+
 class UnknownJobType(NotFound):
     """No job type with this name is registered."""
 
@@ -111,6 +115,16 @@ class IdempotencyInFlight(JobServerError):
 
     status = 409
     retry_after = 1
+
+
+class Gone(JobServerError):
+    """It was here, and is no more."""
+
+    status = 410
+
+
+class JobPurged(Gone):
+    """The job was removed."""
 
 
 class PayloadTooLarge(JobServerError):

@@ -27,12 +27,16 @@ from jobserver.errors import (
     FieldError,
     JobNotFound,
     KeyConflict,
+    NoDatabase,
+    NotMigrated,
     PayloadInvalid,
     WrongState,
 )
 from jobserver.ids import new_id
 from jobserver.job_type import JobType
+from jobserver.ledger import runs
 from jobserver.ledger.outbox import Outbox
+from jobserver.ledger.runs import Run, Sought, State
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.live import Lookout
 from jobserver.payload import dumps, job_id
@@ -284,6 +288,28 @@ class Server:
         """Return a job as it stands; raises JobNotFound."""
         return self.broker.fetch(job_id)
 
+    def recall(self, job_id: str) -> Run | None:
+        """Return the last run of a job that the ledger has, for a job that Redis has let go.
+
+        None, too, where there is no ledger. Raises DatabaseUnavailable.
+        """
+        try:
+            return runs.latest(self.db, job_id)
+        except (NoDatabase, NotMigrated):
+            return None
+
+    def recalled(self, queue: str, *, state: State | None = None, limit: int = 50) -> list[Job]:
+        """Return the last runs of a queue that the ledger has, the newest first, as jobs.
+
+        None of them where there is no ledger. Raises DatabaseUnavailable.
+        """
+        sought = Sought(queue=self.registry.queue(queue).name, state=state)
+        try:
+            found, _ = runs.find(self.db, sought, limit=limit)
+        except (NoDatabase, NotMigrated):
+            return []
+        return [run.as_job for run in found]
+
     def redacted(self, type_name: str, values: Any) -> Any:
         """Return a job's payload as it may be shown: without what its marked fields hold.
 
@@ -310,7 +336,7 @@ class Server:
         job = self.fetch(job_id)
         if queue is not None:
             self._check_queue(job, queue)
-        word = self.broker.retry([job_id], attempts=self._attempts(job.type))[0]
+        word = self.broker.retry([job_id], attempts=self.attempts_of(job.type))[0]
         if word == "missing":
             raise JobNotFound(f"No job with id {job_id!r} is known")
         if word != "retried":
@@ -324,7 +350,7 @@ class Server:
         """Queue all jobs again that have failed by now in a queue; return how many."""
         by_attempts: dict[int, list[str]] = {}
         for failed, name in self.broker.failed_types(self.registry.queue(queue)).items():
-            by_attempts.setdefault(self._attempts(name), []).append(failed)
+            by_attempts.setdefault(self.attempts_of(name), []).append(failed)
         return sum(
             self.broker.retry(ids[start : start + BULK], attempts=attempts).count("retried")
             for attempts, ids in by_attempts.items()
@@ -437,7 +463,8 @@ class Server:
         self.schedules.entries.close()
         self.broker.connection.connection_pool.disconnect()
 
-    def _attempts(self, type_name: str) -> int:
+    def attempts_of(self, type_name: str) -> int:
+        """Return how many attempts a retry adds to a job of this type."""
         known = self.registry.types.get(type_name)
         return int(self.settings(known)["attempts"]) if known else 1
 

@@ -92,6 +92,16 @@ def rerun(name: str, value: int) -> int:
     return value
 
 
+class Credentials(Schema):
+    user = fields.String(required=True)
+    password = fields.String(required=True, metadata={"secret": True})
+
+
+@job(queue=THREADS, schema=Credentials)
+def sign_in(user: str, password: str) -> None:
+    """Take a payload that nobody may see."""
+
+
 @job(queue=THREADS, policy=Policy(attempts=3, backoff=fixed(0)))
 def fail() -> None:
     """Fail always."""

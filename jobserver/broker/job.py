@@ -78,7 +78,8 @@ class Job:
     `duplicate` is True on the answer to an enqueue that found the job active. `result` is None
     until the job completed. `version` is another one whenever something of it has changed; "" where
     the job was not read from Redis. `trace` is the id of the request or the trace of the job that
-    made it, its own run's where there was none.
+    made it, its own run's where there was none. Of the `source` ledger it is what its last run left
+    there.
     """
 
     id: str
@@ -107,6 +108,7 @@ class Job:
     worker: str | None = None
     duplicate: bool = False
     version: str = ""
+    source: Literal["redis", "ledger"] = "redis"
 
     @property
     def seed_status(self) -> SeedStatus:

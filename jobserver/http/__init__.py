@@ -6,6 +6,7 @@ from flask import Flask
 
 from jobserver.http import (
     audit,
+    dead_letters_v1,
     docs,
     event_stream,
     guard,
@@ -17,6 +18,7 @@ from jobserver.http import (
     polling,
     queue_admin,
     queues_v1,
+    runs_v1,
     schedules_v1,
     scripts,
     series_v1,
@@ -30,6 +32,7 @@ __all__ = ["docs", "idempotent", "needs", "operator_action", "principal", "prote
 
 MODULES = (
     audit,
+    dead_letters_v1,
     event_stream,
     health,
     jobs_v1,
@@ -39,6 +42,7 @@ MODULES = (
     polling,
     queue_admin,
     queues_v1,
+    runs_v1,
     schedules_v1,
     scripts,
     series_v1,

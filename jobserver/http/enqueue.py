@@ -127,16 +127,21 @@ def prepared(order: Mapping[str, Any], *, asker: Principal, call: str | None) ->
             order["type"], order["payload"], owner=asker.owner, call=call, **order["options"]
         )
     except PayloadInvalid as error:
-        raise PayloadInvalid(
-            None if error.errors else str(error),
-            errors=[
-                {"pointer": f"#/payload{one['pointer'].removeprefix('#')}", "detail": one["detail"]}
-                for one in error.errors
-            ],
-        ) from None
+        raise in_payload(error) from None
     if asker.role == "user":
         _check_holder(request, asker=asker)
     return request
+
+
+def in_payload(error: PayloadInvalid) -> PayloadInvalid:
+    """Return the error of a payload as one of the request whose member `payload` it is."""
+    return PayloadInvalid(
+        None if error.errors else str(error),
+        errors=[
+            {"pointer": f"#/payload{one['pointer'].removeprefix('#')}", "detail": one["detail"]}
+            for one in error.errors
+        ],
+    )
 
 
 def _check_user(order: Mapping[str, Any]) -> None:

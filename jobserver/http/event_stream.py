@@ -15,7 +15,7 @@ from jobserver.auth import TICKET_SECONDS, Principal
 from jobserver.broker import Event, Job
 from jobserver.http import guard
 from jobserver.http.blueprint import Blueprint
-from jobserver.http.polling import visible
+from jobserver.http.polling import seen, visible
 from jobserver.http.schemas import job_body
 from jobserver.live import Watch
 
@@ -60,6 +60,7 @@ def blueprint() -> Blueprint:
     @routes.get("/<job_id>/events")
     @routes.response(200, EventSchema, content_type="text/event-stream")
     @routes.alt_response(204, success=True, description="The stream has ended, as was known")
+    @routes.alt_response(410, "GONE")
     @routes.doc(parameters=[{"in": "query", "name": "ticket", "schema": {"type": "string"}}])
     @guard.needs("user", ticket=True)
     def stream(job_id: str) -> Response:
@@ -77,7 +78,7 @@ def blueprint() -> Blueprint:
 
         watch = server.lookout.watch(job_id)
         if watch is None:  # as many wait as may: this one has to come again
-            job = visible(job_id, server.fetch(job_id), principal=principal)
+            job = seen(job_id, principal=principal)
             return _stream(_first(job, retry=int(1000 * server.config.poll_interval)))
         try:
             news = watch.wait(HEARTBEAT)
@@ -94,9 +95,10 @@ def blueprint() -> Blueprint:
 
     @routes.post("/<job_id>/ticket")
     @routes.response(201, TicketSchema)
+    @routes.alt_response(410, "GONE")
     def create_ticket(job_id: str) -> Response:
         """Make a ticket, which opens this job's event stream within a minute."""
-        visible(job_id, current.server().fetch(job_id), principal=guard.principal())
+        seen(job_id, principal=guard.principal())
         ticket = guard.gate().issue_ticket(guard.credential(), job_id=job_id)
         body = {
             "ticket": ticket,

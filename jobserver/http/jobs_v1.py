@@ -10,15 +10,15 @@ from typing import Any
 from flask import Response, url_for
 from marshmallow import Schema, ValidationError, fields, validate
 
-from jobserver import current, payload
+from jobserver import current, payload, retries
 from jobserver.broker import EnqueueRequest, Job
 from jobserver.broker.listing import STATES, Place, Wanted
-from jobserver.errors import JobServerError, WrongState
+from jobserver.errors import Gone, JobServerError, WrongState
 from jobserver.http import guard, paging, problems
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.enqueue import AcceptedSchema, JobRequestSchema, prepared
 from jobserver.http.idempotency import call_id, idempotent
-from jobserver.http.polling import visible
+from jobserver.http.polling import seen
 from jobserver.http.schemas import (
     AttemptsSchema,
     JobSchema,
@@ -27,13 +27,15 @@ from jobserver.http.schemas import (
     ResultSchema,
     attempt_body,
     job_body,
+    spent_body,
     summary_body,
 )
+from jobserver.ledger import runs
 
 MOST_AT_ONCE = 1000
 
 _LINKED = {"Location": "the job", "Retry-After": "seconds", "Link": 'rel="status"'}
-_HEADERS = {
+ACCEPTED_HEADERS = {
     name: {"description": what, "schema": {"type": "string"}} for name, what in _LINKED.items()
 }
 
@@ -94,7 +96,7 @@ def blueprint() -> Blueprint:
     @routes.post("")
     @idempotent
     @routes.arguments(JobRequestSchema)
-    @routes.response(202, AcceptedSchema, headers=_HEADERS)
+    @routes.response(202, AcceptedSchema, headers=ACCEPTED_HEADERS)
     @routes.alt_response(409, "CONFLICT")
     @guard.needs("operator", owners=True)
     def create_job(order: Mapping[str, Any]) -> Response:
@@ -137,29 +139,38 @@ def blueprint() -> Blueprint:
     @routes.response(200, JobSchema, description="Canceled")
     @routes.alt_response(202, schema=JobSchema, description="Running; told to stop", success=True)
     @routes.alt_response(409, "CONFLICT")
+    @routes.alt_response(410, "GONE")
     @guard.needs("operator", owners=True)
     @guard.operator_action("job.cancel", role="user")
     def cancel_job(job_id: str) -> Response:
         """Cancel a job: one that waits never runs, a running one is told to stop."""
-        _own(job_id)
+        job = _own(job_id)
+        if job.source == "ledger":
+            raise WrongState(f"Job {job_id!r} is {job.status}, and Redis has let it go")
         job = current.server().cancel(job_id)
         body = payload.dumps(job_body(job))
         return Response(body, 200 if job.is_ended else 202, content_type="application/json")
 
     @routes.post("/<job_id>/retry")
     @idempotent
-    @routes.response(202, AcceptedSchema, headers=_HEADERS)
+    @routes.response(202, AcceptedSchema, headers=ACCEPTED_HEADERS)
     @routes.alt_response(409, "CONFLICT")
+    @routes.alt_response(410, "GONE")
+    @routes.alt_response(422, "UNPROCESSABLE_ENTITY")
     @guard.needs("operator", owners=True)
     @guard.operator_action("job.retry", role="user")
     def retry_job(job_id: str) -> Response:
-        """Queue a failed or canceled job again, with its type's attempts on top of those it had."""
-        _own(job_id)
-        return accepted(current.server().retry(job_id))
+        """Queue a failed or canceled job again, with its type's attempts on top of those it had.
+
+        One that Redis has let go is enqueued anew with the payload that the ledger kept.
+        """
+        server, job = current.server(), _own(job_id)
+        run = server.recall(job_id) if job.source == "ledger" else None
+        return accepted(server.retry(job_id) if run is None else retries.retry(server, run))
 
     @routes.post("/<job_id>/promote")
     @idempotent
-    @routes.response(202, AcceptedSchema, headers=_HEADERS)
+    @routes.response(202, AcceptedSchema, headers=ACCEPTED_HEADERS)
     @routes.alt_response(409, "CONFLICT")
     @guard.needs("operator")
     @guard.operator_action("job.promote")
@@ -170,20 +181,35 @@ def blueprint() -> Blueprint:
     @routes.get("/<job_id>/result")
     @routes.response(200, ResultSchema)
     @routes.alt_response(409, "CONFLICT")
+    @routes.alt_response(410, "GONE")
     def show_result(job_id: str) -> Response:
-        """Show what a completed job returned; 409 for one that is not completed."""
+        """Show what a completed job returned; 409 for one that is not completed.
+
+        Of jobs that Redis has let go, the ledger has results of up to 1.5 KB; larger ones are 410.
+        """
         job = _own(job_id)
         if job.status != "completed":
             raise WrongState(f"Job {job_id!r} is {job.status}; only completed ones have a result")
+        run = current.server().recall(job_id) if job.source == "ledger" else None
+        if run is not None and not run.has_result:
+            raise Gone(f"The result of job {job_id!r} was too large for the ledger")
         body = payload.dumps({"id": job.id, "result": job.result})
         return Response(body, content_type="application/json")
 
     @routes.get("/<job_id>/attempts")
     @routes.response(200, AttemptsSchema)
+    @routes.alt_response(410, "GONE")
     def list_attempts(job_id: str) -> Response:
-        """List the ended attempts of a job, the oldest first; of many, the last ten."""
-        _own(job_id)
-        items = [attempt_body(attempt) for attempt in current.server().attempts(job_id)]
+        """List the ended attempts of a job, the oldest first; of many, the last ten.
+
+        Of a job that Redis has let go, the ledger has all those of its last run.
+        """
+        server, job = current.server(), _own(job_id)
+        run = server.recall(job_id) if job.source == "ledger" else None
+        if run is None:
+            items = [attempt_body(attempt) for attempt in server.attempts(job_id)]
+        else:
+            items = [spent_body(spent) for spent in runs.attempts(server.db, run)]
         return Response(payload.dumps({"items": items}), content_type="application/json")
 
     return routes
@@ -244,7 +270,7 @@ def listing(asked: Mapping[str, Any], *, queue: str | None, of: str) -> Response
 
 
 def _own(job_id: str) -> Job:
-    return visible(job_id, current.server().fetch(job_id), principal=guard.principal())
+    return seen(job_id, principal=guard.principal())
 
 
 def _made_at_once(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

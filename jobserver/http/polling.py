@@ -1,6 +1,7 @@
 """`GET /api/v1/jobs/<id>`: one job, for pollers, who may ask to be answered when it has changed.
 
-An unchanged job costs one round trip to Redis. No SQL is read.
+An unchanged job costs one round trip to Redis. SQL is read only of jobs that Redis has let go: the
+ledger knows how they ended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from flask import Response, request
 from jobserver import current, payload
 from jobserver.auth import Principal
 from jobserver.broker import Job
-from jobserver.errors import JobNotFound, PayloadInvalid
+from jobserver.errors import JobNotFound, JobPurged, PayloadInvalid
 from jobserver.http import guard
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.schemas import JobSchema, job_body
@@ -45,11 +46,14 @@ def blueprint() -> Blueprint:
     @routes.get("/<job_id>")
     @routes.response(200, JobSchema)
     @routes.alt_response(304, success=True, description="It is as If-None-Match says")
+    @routes.alt_response(410, "GONE")
     @routes.doc(parameters=_PARAMETERS)
     def get_job(job_id: str) -> Response:
         """Poll one job: weak ETag, 304 while nothing changed, `retryAfter` in the body.
 
-        With `?wait=` or `Prefer: wait=` seconds (RFC 7240), answer as soon as it has changed.
+        With `?wait=` or `Prefer: wait=` seconds (RFC 7240), answer as soon as it has changed. A job
+        that retention has removed is shown as its last run left it (`source` is `ledger`); one that
+        somebody removed is 410.
         """
         seconds = _wait()
         if not seconds:
@@ -65,11 +69,27 @@ def blueprint() -> Blueprint:
     return routes
 
 
+def seen(job_id: str, *, principal: Principal) -> Job:
+    """Return a job as it stands, or as its last run left it; raises as `visible` does."""
+    job = current.server().broker.fetch_many([job_id])[0]
+    return visible(job_id, job, principal=principal)
+
+
 def visible(job_id: str, job: Job | None, *, principal: Principal) -> Job:
-    """Return the job; raises JobNotFound if it is not there, or not the principal's to see."""
-    if job is None or not principal.sees(job.owner):
+    """Return the job, that of the ledger where Redis has none.
+
+    Raises JobNotFound if it is not there, or not the principal's to see, and JobPurged.
+    """
+    if job is not None:
+        if not principal.sees(job.owner):
+            raise unknown(job_id)
+        return job
+    run = current.server().recall(job_id)
+    if run is None or not principal.sees(run.owner):
         raise unknown(job_id)
-    return job
+    if run.state == "purged":
+        raise JobPurged(f"Job {job_id!r} was removed at {run.purged_at:%Y-%m-%dT%H:%M:%SZ}")
+    return run.as_job
 
 
 def unknown(job_id: str) -> JobNotFound:
@@ -83,13 +103,20 @@ def unknown(job_id: str) -> JobNotFound:
 def _answer(job_id: str) -> Response:
     """Answer how the job stands: 304 if the asker knows."""
     server, principal = current.server(), guard.principal()
-    if request.if_none_match:
-        version, owner = server.broker.version(job_id)
-        if not principal.sees(owner):
+    known = request.if_none_match
+    if known:
+        try:
+            version, owner = server.broker.version(job_id)
+        except JobNotFound:
+            version, owner = "", None
+        if version and not principal.sees(owner):
             raise unknown(job_id)
-        if request.if_none_match.contains_weak(version):
+        if version and known.contains_weak(version):
             return _tagged(Response(status=304), version)
-    return _whole(visible(job_id, server.fetch(job_id), principal=principal))
+    job = seen(job_id, principal=principal)
+    if job.source == "ledger" and known.contains_weak(job.version):
+        return _tagged(Response(status=304), job.version)
+    return _whole(job)
 
 
 def _changed(watch: Watch, *, seconds: int) -> Job | None:

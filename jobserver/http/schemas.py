@@ -10,6 +10,8 @@ from marshmallow import Schema, fields, validate
 
 from jobserver.broker import Job
 from jobserver.broker.listing import Attempt
+from jobserver.ledger.runs import OUTCOMES
+from jobserver.ledger.runs import Attempt as Spent
 from jobserver.policy import PRIORITIES
 
 _STATUSES = ("waiting", "delayed", "active", "completed", "failed", "canceled")
@@ -91,6 +93,11 @@ class JobSchema(Schema):
     retryAfter = fields.Integer(
         required=True, allow_none=True, metadata={"description": "seconds until the next look"}
     )
+    source = fields.String(
+        required=True,
+        validate=validate.OneOf(("redis", "ledger")),
+        metadata={"description": "ledger: Redis has let it go, it is as its last run left it"},
+    )
 
 
 class JobSummarySchema(Schema):
@@ -127,12 +134,22 @@ class AttemptSchema(Schema):
     """A run of a job by one worker that has ended; `error` is a traceback."""
 
     number = fields.Integer(required=True, metadata={"description": "1 is the first run"})
-    outcome = fields.String(required=True, validate=validate.OneOf(("completed", "failed")))
-    worker = fields.String(required=True)
+    outcome = fields.String(required=True, validate=validate.OneOf(OUTCOMES))
+    worker = fields.String(required=True, allow_none=True)
     startedAt = fields.AwareDateTime(required=True, allow_none=True)
-    endedAt = fields.AwareDateTime(required=True)
+    endedAt = fields.AwareDateTime(required=True, allow_none=True)
     durationMs = fields.Integer(required=True, allow_none=True)
     error = fields.String(required=True, allow_none=True)
+
+
+class SpentAttemptSchema(AttemptSchema):
+    """An attempt as the ledger has it."""
+
+    reason = fields.String(required=True, allow_none=True)
+    exitReason = fields.String(
+        required=True, allow_none=True, metadata={"description": "how the process ended, if it did"}
+    )
+    peakRss = fields.Integer(required=True, allow_none=True, metadata={"description": "in bytes"})
 
 
 class AttemptsSchema(Schema):
@@ -163,6 +180,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "result": job.result,
         "error": _error(job),
         "retryAfter": retry_after(job, now=datetime.now(UTC)),
+        "source": job.source,
     }
 
 
@@ -201,6 +219,21 @@ def attempt_body(attempt: Attempt) -> dict[str, Any]:
         "endedAt": datetime.fromtimestamp(ended, tz=UTC),
         "durationMs": None if started is None else max(0, round((ended - started) * 1000)),
         "error": attempt.error,
+    }
+
+
+def spent_body(spent: Spent) -> dict[str, Any]:
+    """Return an attempt of the ledger as AttemptSchema describes it."""
+    started, ended = spent.started_at, spent.ended_at
+    took = None if started is None or ended is None else (ended - started).total_seconds()
+    return {
+        "number": spent.number,
+        "outcome": spent.outcome,
+        "worker": spent.worker,
+        "startedAt": started,
+        "endedAt": ended,
+        "durationMs": None if took is None else max(0, round(took * 1000)),
+        "error": spent.traceback or spent.error_message,
     }
 
 

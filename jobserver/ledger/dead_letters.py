@@ -67,6 +67,14 @@ def groups(
     return items, shown[-1]["newest"] if len(found) > limit else None
 
 
+def find(
+    db: object, fingerprint: str, *, before: str | None = None, limit: int = 50
+) -> tuple[list[Run], str | None]:
+    """Return the dead letters of one fingerprint as `runs.find` does."""
+    sought = Sought(fingerprint=fingerprint, is_dead=True)
+    return runs.find(db, sought, before=before, limit=limit)
+
+
 def settle(db: object, ids: Sequence[str]) -> int:
     """Let these runs be dead letters no more; return how many were. Raises as `groups` does."""
     with database(db) as engine, engine.begin() as connection:

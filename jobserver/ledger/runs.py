@@ -89,6 +89,37 @@ class Run:
         parts = (self.run, self.state, self.attempt, self.attempts, self.ended_at, self.due_at)
         return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
+    @property
+    def as_job(self) -> Job:
+        """The job as this run left it."""
+        return Job(
+            id=self.job,
+            run_id=self.run,
+            type=self.type,
+            queue=self.queue,
+            priority=self.priority,
+            status="canceled" if self.state == "purged" else self.state,
+            raw_status=_RAW_STATUSES[self.state],
+            progress=100 if self.state == "completed" else 0,
+            attempt=self.attempt,
+            attempts=self.attempts,
+            key=self.key,
+            owner=self.owner,
+            trace=self.trace or self.run,
+            payload=self.payload,
+            created_at=self.enqueued_at,
+            enqueued_at=self.enqueued_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            due_at=self.due_at if self.state == "delayed" else None,
+            result=self.result,
+            error_type=self.error_type,
+            error_message=self.error_message,
+            worker=self.worker,
+            version=self.version,
+            source="ledger",
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
@@ -158,8 +189,18 @@ def find(
 def get(db: object, run: str) -> Run | None:
     """Return the run of this id; raises as `find` does."""
     with database(db) as engine, engine.connect() as connection:
-        row = connection.execute(select(run_rows).where(run_rows.c.run == run)).mappings().first()
+        row = (
+            connection.execute(select(run_rows).where(run_rows.c.run == _text(run)))
+            .mappings()
+            .first()
+        )
     return None if row is None else _run(row)
+
+
+def get_all(db: object, ids: Sequence[str]) -> dict[str, Run]:
+    """Return those of these runs that are on record, by their ids; raises as `find` does."""
+    with database(db) as engine, engine.connect() as connection:
+        return get_many(connection, ids)
 
 
 def get_many(connection: Connection, ids: Sequence[str]) -> dict[str, Run]:
@@ -198,38 +239,9 @@ def attempts(db: object, run: Run) -> list[Attempt]:
     return found
 
 
-def job_of(run: Run) -> Job:
-    """Return the job as its last run left it."""
-    return Job(
-        id=run.job,
-        run_id=run.run,
-        type=run.type,
-        queue=run.queue,
-        priority=run.priority,
-        status="canceled" if run.state == "purged" else run.state,
-        raw_status=_RAW_STATUSES[run.state],
-        progress=100 if run.state == "completed" else 0,
-        attempt=run.attempt,
-        attempts=run.attempts,
-        key=run.key,
-        owner=run.owner,
-        payload=run.payload,
-        created_at=run.enqueued_at,
-        enqueued_at=run.enqueued_at,
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-        due_at=run.due_at if run.state == "delayed" else None,
-        result=run.result,
-        error_type=run.error_type,
-        error_message=run.error_message,
-        worker=run.worker,
-        version=run.version,
-    )
-
-
 def _equal(sought: Sought) -> dict[str, str]:
     names = (*_RARE, "state", "type", "queue")
-    equal = {name: value for name in names if (value := getattr(sought, name)) is not None}
+    equal = {name: _text(value) for name in names if (value := getattr(sought, name)) is not None}
     if sought.is_dead or sought.error is not None:
         equal.setdefault("state", "failed")
     return equal
@@ -267,7 +279,7 @@ def conditions(
     if sought.is_dead:
         found.append(columns.settled_at.is_(None))
     if sought.error is not None:
-        found.append(columns.error_message.icontains(sought.error, autoescape=True))
+        found.append(columns.error_message.icontains(_text(sought.error), autoescape=True))
     if sought.enqueued_from is not None:
         found.append(columns.enqueued_at >= sought.enqueued_from)
     if sought.enqueued_before is not None:
@@ -278,6 +290,10 @@ def conditions(
 def _id_at(moment: datetime) -> str:
     """Return what ids of runs that were made at a time begin with; see ids.py."""
     return f"{max(0, int(moment.timestamp() * 1000)):011x}"
+
+
+def _text(asked: str) -> str:
+    return asked.replace("\0", "\ufffd")  # as it is recorded: PostgreSQL refuses NUL
 
 
 def _run(row: RowMapping) -> Run:

@@ -14,6 +14,7 @@ from jobs.records import Follow, Shop, db, writing
 from jobserver import current, enqueue
 from jobserver.broker import keys
 from jobserver.ledger import actions, tokens
+from jobserver.recorder import Recorder
 from tests.jobs.conftest import FreshSessionClient
 from tests.jobs.http import bearer
 
@@ -40,9 +41,12 @@ CREATING = {
 UNBUILT = {"orders.confirm"}  # 501 for everybody who is admitted
 READING = {"jobserver_event_stream.create_ticket"}
 READ_ONLY = {"jobserver_rq.show"}  # answers every write with 405
+LISTS = {"follows.index", "jobserver_jobs_v1.list_jobs", "jobserver_runs_v1.list_runs"}
 # What a route needs in order to get as far as its verb.
 QUERIES = {"jobserver_monitoring.act": {"action": "pause"}}
 BODIES: dict[str, Any] = {
+    "jobserver_dead_letters_v1.discard_chosen": {"all": True},
+    "jobserver_dead_letters_v1.retry_chosen": {"all": True},
     "jobserver_monitoring.retry_failed": {"queueName": "product-sync"},
     "user_sync.trigger": {"syncType": "full"},
 }
@@ -77,10 +81,15 @@ def adas(app: Flask) -> dict[str, Any]:
         session.flush()
         follow_id, shop_id = follow.id, shops[0].id
     job = enqueue("follows.sync_products", {"follow_id": follow_id}, owner=ADA, key=JOB)
+    recorder = Recorder(current.server(), db.engine)
+    recorder.work()
+    recorder.close()
     return {
         "follow_id": follow_id,
         "shop_id": shop_id,
         "job_id": job.id,
+        "run_id": job.run_id,
+        "fingerprint": "f",
         "user_id": ADA,
         "queue": "product-sync",
         "order_id": "17",
@@ -137,11 +146,11 @@ def test_a_user_sees_and_changes_nothing_of_anothers(
         answer = ask(grace, rule, method, adas)
         where = (rule, method, answer.status, answer.text)
         assert answer.status_code < 500 or answer.status_code == 501, where
-        if {"follow_id", "job_id"} & rule.arguments:
+        if {"follow_id", "job_id", "run_id"} & rule.arguments:
             assert answer.status_code in (403, 404), where
         else:
             assert JOB not in answer.text, where
-        if rule.endpoint in ("follows.index", "jobserver_jobs_v1.list_jobs"):
+        if rule.endpoint in LISTS:
             assert answer.get_json()["items"] == [], where
     assert redis.dump(keys.job(JOB)) == before
 

@@ -33,6 +33,7 @@ FIELDS = {
     "result",
     "error",
     "retryAfter",
+    "source",
 }
 
 
@@ -69,6 +70,7 @@ def test_waiting_job_is_shown_whole(admin: FlaskClient) -> None:
         "result": None,
         "error": None,
         "retryAfter": 2,
+        "source": "redis",
     }
 
 
