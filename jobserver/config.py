@@ -230,8 +230,28 @@ class Config:
     events_max_mib: int = setting(
         "EVENTS_MAX_MIB",
         kind=whole_number(1),
-        help="About how much Redis keeps of the event stream, at 256 bytes an event.",
+        help="About how much Redis keeps of the events when no ledger reads them, at 256 bytes.",
         default=64,
+    )
+    ledger_backlog_mib: int = setting(
+        "LEDGER_BACKLOG_MIB",
+        kind=whole_number(1),
+        help="Most that Redis keeps of events that the ledger lacks, its database being away; "
+        "then nothing can be enqueued.",
+        default=256,
+    )
+    ledger_days: float = setting(
+        "LEDGER_DAYS",
+        kind=number(0.01),
+        help="Days after its end for which the ledger keeps a run.",
+        default=90.0,
+        shown="90",
+    )
+    ledger_runs: int = setting(
+        "LEDGER_RUNS",
+        kind=whole_number(1),
+        help="Ended runs that the ledger keeps, about; the oldest go first.",
+        default=1_000_000,
     )
     poll_interval: float = setting(
         "POLL_INTERVAL",

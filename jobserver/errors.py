@@ -187,5 +187,11 @@ class RedisUnavailable(Unavailable):
     """Redis cannot be reached; nothing was written."""
 
 
+class LedgerBehind(RedisUnavailable):
+    """No job can be enqueued until the ledger has caught up: what it lacks is at its bound."""
+
+    retry_after = 10
+
+
 class DatabaseUnavailable(Unavailable):
     """The database cannot be reached."""

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from jobserver.broker import Job
+from jobserver.broker.broker import Recorded
 from jobserver.broker.job import payload_of, queue_of, traceback_text
 from jobserver.broker.stream import START, Entry, Stream
 from jobserver.ledger import series
@@ -45,7 +46,6 @@ MOST_HOSTS = 10_000  # workers whose host is remembered
 REST = 0.2  # seconds at most that it leaves SQLite's one writer to others after a transaction
 
 _ROW = 1  # the id of the one row of `position`
-_SILENT = frozenset({"progress", "log"})  # events that change no run
 _COUNTED: dict[str, Literal["completed", "failed"]] = {"completed": "completed", "failed": "failed"}
 _FIXED = ("job", "type", "queue", "priority", "key", "owner", "organization", "trace")
 _KEPT = frozenset({*_FIXED, "enqueued_at", "payload"})  # what never changes once a run is made
@@ -63,6 +63,7 @@ class Recorder:
         self._engine = engine
         self._stream = Stream(server.broker, wait=WAIT)
         self._hosts: dict[str, str | None] = {}
+        self._is_ahead = False  # of Redis, which lost its last events
 
     def work(self) -> int:
         """Record what there is; when there is nothing, wait a second for something.
@@ -74,7 +75,7 @@ class Recorder:
         with database(self._engine):
             after, events = self._position()
             # Again, as whoever wrote it may have been killed before it said so.
-            self._server.broker.recorded(after, events=events)
+            self._compare(after, self._server.broker.recorded(after, events=events))
             while entries := self._stream.read(after, most=BATCH, patient=not total):
                 last, events = entries[-1].id, events + len(entries)
                 fold = self._fold(entries)
@@ -107,9 +108,32 @@ class Recorder:
             return self._position()
         return START, 0
 
+    def _compare(self, after: str, known: Recorded) -> None:
+        """Log once when the database or Redis has gone back to an older state.
+
+        What Redis trimmed since that state of the database is lost to it.
+        """
+        if known.trimmed and _is_before(after, known.trimmed):
+            # Unless another recorder has gone on since the position was read.
+            if known.position != after == self._position()[0]:
+                logger.error(
+                    "the ledger was at event %s, and Redis has none before %s any more: what "
+                    "happened between is not recorded; was an older database restored?",
+                    after,
+                    known.trimmed,
+                )
+        elif known.last and _is_before(known.last, after) and not self._is_ahead:
+            logger.error(
+                "the ledger is at event %s, and the last of Redis is %s: was an older state of "
+                "Redis restored? The ledger keeps what it has",
+                after,
+                known.last,
+            )
+        self._is_ahead = bool(known.last) and _is_before(known.last, after)
+
     def _fold(self, entries: Sequence[Entry]) -> Fold:
         """Return what the events make of the runs that they tell of."""
-        told = [entry for entry in entries if entry.run and entry.name not in _SILENT]
+        told = [entry for entry in entries if entry.run and not _is_silent(entry)]
         made: set[str] = set()
         known: dict[str, Entry] = {}  # runs that began before, by the first event of each
         for entry in told:
@@ -236,6 +260,21 @@ class Fold:
             named = values.get("organizationId", values.get("organization_id"))
             organization = None if named is None else str(named)
         return orjson.dumps(self._server.redacted(type_name, values)).decode(), organization
+
+
+def _is_silent(entry: Entry) -> bool:
+    """Return whether an event changes no run; what retention takes out of Redis stays here."""
+    name = entry.name
+    return name in ("progress", "log") or (
+        name == "purged" and entry.fields.get("reason") == "retention"
+    )
+
+
+def _is_before(one: str, other: str) -> bool:
+    """Compare ids of events; a part that is missing is 0, as for Redis."""
+    one_ms, _, one_number = one.partition("-")
+    other_ms, _, other_number = other.partition("-")
+    return (int(one_ms), int(one_number or 0)) < (int(other_ms), int(other_number or 0))
 
 
 def _texts(connection: Connection, name: str) -> TextualSelect:

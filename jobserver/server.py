@@ -82,7 +82,11 @@ class Server:
         self.config = config
         self.registry = Registry(overrides=config.queue_overrides)
         self.registry.discover(self._modules)
-        self.broker = Broker(connect(config.redis_url), events_max_mib=config.events_max_mib)
+        self.broker = Broker(
+            connect(config.redis_url),
+            events_max_mib=config.events_max_mib,
+            backlog_max_mib=config.ledger_backlog_mib,
+        )
         self.outbox = Outbox(self.broker)
         self.schedules = Schedules(self)
         self.listeners = Listeners(self.registry.listeners, context=self.app.app_context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,10 +24,11 @@ from jobserver.broker.request import Answer, EnqueueRequest
 from jobserver.broker.scripts import Argument, Call, Scripts
 from jobserver.broker.stock import StockJob
 from jobserver.broker.tail import Tail
-from jobserver.errors import JobNotFound, RedisUnavailable, WrongState
+from jobserver.errors import JobNotFound, LedgerBehind, RedisUnavailable, WrongState
 from jobserver.policy import Queue, Retention
 
 BULK = 250  # jobs per script call: some 5 ms of the server's time
+MIB = 1024 * 1024
 EVENT_BYTES = 256  # a typical entry of the event stream
 TAIL_TIMEOUT = 2.0  # seconds for one answer while following it
 
@@ -68,6 +70,7 @@ class Ending(NamedTuple):
     """How a run ended: `value` is the packed result or traceback, `delay` seconds to its return.
 
     For `limited`, a snooze that holds back a rate key, `value` is that key ("": the job's own).
+    `exit_reason` and `peak_mib` are of the process that ran it, as far as they are known.
     """
 
     claim: Claim
@@ -77,6 +80,18 @@ class Ending(NamedTuple):
     error_type: str = ""
     error_message: str = ""
     reason: str = ""
+    exit_reason: str = ""
+    peak_mib: int = 0
+
+    @property
+    def exit(self) -> str:
+        """Both as one text, "" when nothing is known: most jobs complete in a process that goes on.
+
+        It is `<peak MiB> <exit reason>`.
+        """
+        if not self.exit_reason and not self.peak_mib:
+            return ""
+        return f"{self.peak_mib or ''} {self.exit_reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +103,56 @@ class Recovery:
     outcome: str
 
 
+class Recorded(NamedTuple):
+    """What Redis knew of the ledger before: ids of events, or ''.
+
+    `position` is what it had recorded, `trimmed` up to where events are gone, `last` the newest.
+    """
+
+    position: str
+    trimmed: str
+    last: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backlog:
+    """The events that are not recorded yet: the oldest is `seconds` old, `size` is in bytes.
+
+    `share` is of their bound; while `is_full`, no job can be enqueued.
+    """
+
+    size: int
+    share: float
+    events: int
+    seconds: float
+    is_full: bool
+
+
 class Broker:
     """The verbs over one Redis. Raises RedisUnavailable when it cannot be reached."""
 
-    def __init__(self, connection: Redis, *, events_max_mib: int = 64) -> None:
+    def __init__(
+        self, connection: Redis, *, events_max_mib: int = 64, backlog_max_mib: int = 256
+    ) -> None:
+        """Bound the event stream: without a recorder by the first; with one, what it has not
+
+        recorded yet by the second.
+        """
         self.connection = connection
-        max_events = max(1000, events_max_mib * 1024 * 1024 // EVENT_BYTES)
-        self.scripts = Scripts(connection, max_events=max_events)
+        self._backlog_max = backlog_max_mib * MIB
+        self.scripts = Scripts(
+            connection,
+            max_events=max(1000, events_max_mib * MIB // EVENT_BYTES),
+            # Twice what the bound means: this is for when nobody measures.
+            max_backlog=max(1000, 2 * backlog_max_mib * MIB // EVENT_BYTES),
+        )
+
+    def beside(self, connection: Redis) -> Broker:
+        """Return a broker with the same bounds on another connection."""
+        other = copy.copy(self)
+        other.connection = connection
+        other.scripts = self.scripts.on(connection)
+        return other
 
     def enqueue(self, requests: Sequence[EnqueueRequest], *, call_ttl: float = 0) -> list[Answer]:
         """Create the jobs whose ids are free; one round trip per 250, each of them atomic.
@@ -204,9 +262,27 @@ class Broker:
             host = cast("bytes | None", self.connection.hget(keys.worker(worker), "hostname"))
         return host.decode(errors="replace") if host else None
 
-    def recorded(self, position: str, *, events: int) -> None:
-        """Say up to which event of the stream the ledger has them, and how many it ever had."""
-        self.run_script("recorded", position, events)
+    def recorded(self, position: str, *, events: int) -> Recorded:
+        """Say up to which event of the stream the ledger has them, and how many it ever had.
+
+        They are trimmed, but for those of the last seconds.
+        """
+        known, _ = self.run_scripts(
+            [("recorded", (position, events)), ("backlog", (self._backlog_max,))]
+        )
+        return Recorded(*(text.decode() for text in known))
+
+    def backlog(self) -> Backlog | None:
+        """Measure what is not recorded yet, and let enqueue know of it; None without a recorder."""
+        found = self.run_script("backlog", self._backlog_max)
+        if not found:
+            return None
+        size, events, since, is_full = found
+        seconds = max(0.0, time.time() - int(since) / 1000) if since else 0.0
+        share = size / self._backlog_max
+        return Backlog(
+            size=size, share=share, events=events, seconds=seconds, is_full=bool(is_full)
+        )
 
     def ping(self) -> float:
         """Return the seconds that a round trip takes."""
@@ -395,9 +471,20 @@ class Broker:
         """Let a paused queue start jobs again; return whether it was paused."""
         return bool(self.run_script("pause", queue.name, ""))
 
-    def clean(self, queue: Queue, *, older_than: float, registries: Sequence[str]) -> int:
-        """Purge jobs of a queue that ended `older_than` seconds ago; return how many."""
-        return self._in_steps("clean", queue.name, int(older_than * 1000), BULK, *registries)
+    def clean(
+        self,
+        queue: Queue,
+        *,
+        older_than: float,
+        registries: Sequence[str],
+        reason: Literal["clean", "retention"] = "clean",
+    ) -> int:
+        """Purge jobs of a queue that ended `older_than` seconds ago; return how many.
+
+        What goes by retention stays in the ledger as it ended.
+        """
+        least = int(older_than * 1000)
+        return self._in_steps("clean", queue.name, least, BULK, reason, *registries)
 
     def empty(self, queue: Queue) -> int:
         """Remove a queue's waiting and delayed jobs; return how many."""
@@ -406,7 +493,7 @@ class Broker:
     def sweep(self, queues: Sequence[Queue]) -> int:
         """Purge what is older than its queue's retention allows; return how many."""
         return sum(
-            self.clean(queue, older_than=age, registries=registries)
+            self.clean(queue, older_than=age, registries=registries, reason="retention")
             for queue in queues
             for age, registries in (
                 (queue.retention.completed_age, ("finished",)),
@@ -465,6 +552,8 @@ def available() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise RedisUnavailable(f"Redis cannot be reached: {error}") from error
     except ResponseError as error:
+        if str(error).startswith("FULL "):
+            raise LedgerBehind from error
         if isinstance(error, _UNWILLING) or _UNWILLING_WORD.search(str(error)):
             raise RedisUnavailable(f"Redis takes no writes now: {error}") from error
         raise
@@ -516,6 +605,7 @@ def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) 
                 ending.error_type,
                 jobs.utf8(ending.error_message),
                 jobs.utf8(ending.reason),
+                ending.exit,
                 kept.completed_count,
                 int(kept.completed_age),
                 kept.failed_count,

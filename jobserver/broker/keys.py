@@ -15,7 +15,8 @@
 | jobserver:held | hash | `<id>:<exec>` of running runs → `<origin> <started> <flags> <worker>` |
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
 | jobserver:events | stream | every state change |
-| jobserver:recorder | hash | position: the last event in the ledger; events: how many; base |
+| jobserver:recorder | hash | how far the ledger is: position, events, base, trimmed |
+| jobserver:full | string | there while the events that are not recorded are at their bound |
 | jobserver:totals | hash | `<queue> <what>` → how often, ever: enqueued, completed, … |
 | jobserver:histograms | hash | position, counts: the ledger's waits and runs of all time |
 | jobserver:ready | set | queues that ours has pushed to since a worker found them empty |

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -20,14 +21,21 @@ Call = tuple[str, Sequence[Argument]]
 class Scripts:
     """The scripts against one server. Every one of them is safe to repeat after NOSCRIPT."""
 
-    def __init__(self, connection: Redis, *, max_events: int) -> None:
+    def __init__(self, connection: Redis, *, max_events: int, max_backlog: int) -> None:
         self._connection = connection
-        self._texts = {name: _text(name, max_events) for name in _names()}
+        bounds = {"EVENTS": max_events, "BACKLOG": max_backlog}
+        self._texts = {name: _text(name, bounds) for name in _names()}
         # EVALSHA wants SHA-1; nothing secret hangs on it.
         self._shas = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
             for name, text in self._texts.items()
         }
+
+    def on(self, connection: Redis) -> Scripts:
+        """Return the same scripts on another connection."""
+        other = copy.copy(self)
+        other._connection = connection
+        return other
 
     def run(self, name: str, *arguments: Argument) -> Any:
         """Run one script in one round trip."""
@@ -100,10 +108,10 @@ def _source(name: str) -> str:
     return files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _text(name: str, max_events: int) -> str:
+def _text(name: str, bounds: Mapping[str, int]) -> str:
     # What a script gathered is sent at its end, wherever it returns.
     body = f"local function main()\n{_source(name)}end\nlocal answer = main()\nsettle()\n"
     text = f"{_source('_state')}{body}return answer\n"
-    for mark, value in (("@RQ@", keys.RQ), ("@OURS@", keys.OURS), ("@EVENTS@", str(max_events))):
-        text = text.replace(mark, value)
+    for mark, value in {"RQ": keys.RQ, "OURS": keys.OURS, **bounds}.items():
+        text = text.replace(f"@{mark}@", str(value))
     return text

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from jobserver.ledger import engines, series
+from jobserver.ledger.prune import prune
 from jobserver.policy import MINUTE
 from jobserver.recorder import Recorder
+from jobserver.scheduler.backlog_watch import BacklogWatch
 from jobserver.scheduler.chores import Chore
 from jobserver.server import Server
 
@@ -26,12 +28,17 @@ def chores(server: Server) -> list[Chore]:
     for key, engine in engines(server.db).items():
         if key is None:
             found.append(Chore("recorder", Recorder(server, engine).work, interval=0))
+            look = BacklogWatch(server.broker).look
+            found.append(Chore("watch over the backlog of the ledger", look, interval=5))
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"
         found.append(Chore(name, partial(server.outbox.relay, engine)))
         if key is None:
             publish = partial(series.publish, engine, server.broker)
             found.append(Chore("histograms for scrapes", publish, interval=5))
             found.append(Chore("old minutes", partial(series.prune, engine), interval=MINUTE))
+            days, most = server.config.ledger_days, server.config.ledger_runs
+            forget = partial(prune, engine, days=days, most=most)
+            found.append(Chore("retention of the ledger", forget, interval=5 * MINUTE))
     return found
 
 

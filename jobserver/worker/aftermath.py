@@ -14,7 +14,6 @@ from typing import cast
 
 from redis import Redis
 
-from jobserver.broker import Broker
 from jobserver.broker.broker import available
 from jobserver.broker.job import queue_of
 from jobserver.broker.stock import Dependents, StockJob, Word, tidy_groups
@@ -36,7 +35,7 @@ class Aftermath:
     def __init__(self, server: Server, connection: Redis, queues: Sequence[Queue]) -> None:
         self._server = server
         self._connection = connection
-        self._broker = Broker(connection, events_max_mib=server.config.events_max_mib)
+        self._broker = server.broker.beside(connection)
         self._dependents = Dependents(connection)
         self._queues = queues
         # Until an entry counts as left undone, what its webhooks may take not counted.

@@ -459,6 +459,7 @@ class Dispatcher:
 
     def _sweep(self) -> None:
         self.broker.sweep(self.queues)
+        self.broker.backlog()  # in case no scheduler process lives
 
     def _unavailable(self, error: RedisUnavailable) -> None:
         if self._failures == 0:

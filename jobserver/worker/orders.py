@@ -19,7 +19,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 
-from jobserver.broker import Broker
 from jobserver.errors import JobServerError
 from jobserver.server import Server
 from jobserver.worker.dispatcher import Dispatcher
@@ -38,7 +37,7 @@ class Orders:
     ) -> None:
         self._server = server
         self._connection = connection
-        self._broker = Broker(connection, events_max_mib=server.config.events_max_mib)
+        self._broker = server.broker.beside(connection)
         self._dispatcher = dispatcher
         self._channel = PUBSUB_CHANNEL_TEMPLATE % name
         self._over = threading.Event()

@@ -170,8 +170,10 @@ class Processes:
         how = death.reason if death else unseen
         reason = killed_for or how
         known = self._server.registry.types.get(claim.type)
+        exit_reason, peak_mib = (death.exit_reason, death.peak_mib) if death else ("", 0)
         if killed_for == "canceled":
-            return Ending(claim=claim, word="canceled", reason=how)
+            ending = Ending(claim=claim, word="canceled", reason=how)
+            return ending._replace(exit_reason=exit_reason, peak_mib=peak_mib)
         if killed_for == "shutdown":
             return Ending(claim=claim, word="release", reason="worker shut down")
         timed_out = killed_for == "timeout"
@@ -185,7 +187,7 @@ class Processes:
             message=f"longer than {claim.timeout} s" if timed_out else how,
             reason=reason,
             job_type=known,
-        )
+        )._replace(exit_reason=exit_reason, peak_mib=peak_mib)
 
 
 def work(server: Server) -> Callable[[Connection], None]:
@@ -219,6 +221,8 @@ def work(server: Server) -> Callable[[Connection], None]:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             is_last = number == JOBS_PER_CHILD or peak > allowed or threading.active_count() > 64
             is_last = is_last or ran_out
+            if ending.word != "completed" or claim.attempt > 1:  # what is kept as an attempt
+                ending = ending._replace(peak_mib=peak // _maxrss(1))
             # The worker has the claim: with a large payload, that is most of an ending.
             pipe.send((is_last, *(getattr(ending, name) for name in _SENT)))
             if is_last:

@@ -34,11 +34,14 @@ class Death:
     @property
     def reason(self) -> str:
         """The death in words, as it is kept with the job."""
+        return f"{self.exit_reason}, peak memory {self.peak_mib} MiB"
+
+    @property
+    def exit_reason(self) -> str:
+        """The signal or exit code in words."""
         if self.signal:
-            how = f"killed by {signal.Signals(self.signal).name}"
-        else:
-            how = f"exit code {self.exit_code}"
-        return f"{how}, peak memory {self.peak_mib} MiB"
+            return f"killed by {signal.Signals(self.signal).name}"
+        return f"exit code {self.exit_code}"
 
 
 class Template:

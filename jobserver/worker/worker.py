@@ -21,7 +21,6 @@ from rq.worker import BaseWorker, WorkerStatus
 from rq.worker.base import DequeueStrategy
 
 from jobserver import current, log
-from jobserver.broker import Broker
 from jobserver.broker.broker import available
 from jobserver.broker.connection import sibling
 from jobserver.broker.doorbell import Doorbell
@@ -113,9 +112,7 @@ class Worker(BaseWorker):
             logger.warning(line)
         self.server.exception_handlers = tuple(self._exc_handlers)  # before children are forked
         template = Template(work(self.server))
-        broker = Broker(
-            sibling(self.connection, timeout=TIMEOUT), events_max_mib=config.events_max_mib
-        )
+        broker = self.server.broker.beside(sibling(self.connection, timeout=TIMEOUT))
         doorbell = Doorbell(sibling(self.connection, timeout=TIMEOUT), self._names())
         threads = Threads(
             self.server,

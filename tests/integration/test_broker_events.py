@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +31,10 @@ FIELDS = {
         *{"queue", "attempt", "worker", "ms", "error_type", "error_message", "reason"},
         "retry_at",
     },
-    "retried": {"queue"},
-    "stalled": {"queue", "attempt", "worker", "reason"},
+    "retried": {"queue", "attempts"},
+    "stalled": {"queue", "attempt", "worker", "reason", "ms"},
     "canceled": {"queue"},
-    "purged": {"queue"},
+    "purged": {"queue", "reason"},
 }
 
 
@@ -82,7 +83,7 @@ def test_one_life_with_everything_in_it(broker: Broker, redis: Redis, hand: Hand
         ("retried", None, None),
         ("claimed", "4", None),
         ("completed", "4", None),
-        ("purged", None, None),
+        ("purged", None, "clean"),
     ]
     assert {event["run"] for event in told} == {"r1"}
     assert {event["queue"] for event in told} == {"q"}
@@ -177,7 +178,7 @@ def test_reconciling_tells_what_stock_tools_ended_once(
 @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31)))
 def test_times_are_written_as_python_and_rq_write_them(redis: Redis, moment: datetime) -> None:
     body = "return iso(tonumber(ARGV[1]), tonumber(ARGV[2]))"
-    text = scripts._source("_state").replace("@EVENTS@", "1000") + body
+    text = re.sub("@(EVENTS|BACKLOG)@", "1000", scripts._source("_state")) + body
     since = moment - datetime(1970, 1, 1)
     seconds = since.days * 86400 + since.seconds
     found = redis.eval(text, 0, seconds, since.microseconds)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from redis import Redis
-from sqlalchemy import Engine, RowMapping, select
+from sqlalchemy import Engine, RowMapping, select, text, update
 
 from jobserver import JobServer, Queue
 from jobserver.broker import Broker, keys
-from jobserver.ledger.models import attempts, runs
+from jobserver.errors import LedgerBehind, NotMigrated
+from jobserver.ledger.models import attempts, position, runs
+from jobserver.ledger.prune import prune
 from jobserver.recorder import Recorder
+from jobserver.scheduler.backlog_watch import BacklogWatch
 from tests.hands import Hand, request_of
 
 Q = Queue("q", executor="thread")
@@ -159,3 +166,238 @@ def test_each_state_is_recorded_as_redis_has_it(
 
     live(broker, redis, hand, agree)
     agree()
+
+
+def test_a_failed_attempt_is_kept_with_its_traceback_and_how_its_process_ended(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a", run="r1", attempts=2)])
+    hand.end(hand.take(), "retry", exit_reason="killed by SIGSEGV", peak_mib=52)
+    hand.end(hand.take(), "failed", peak_mib=7)
+    recorder.work()
+    first, last = rows(engine, attempts)
+    assert first["traceback"] == last["traceback"] == "Traceback: it failed"
+    assert (first["exit_reason"], first["peak_rss"]) == ("killed by SIGSEGV", 52 * 1024 * 1024)
+    assert (last["exit_reason"], last["peak_rss"]) == (None, 7 * 1024 * 1024)
+    (run,) = rows(engine, runs)
+    assert run["fingerprint"] and run["error_message"] == "no"
+
+
+def test_what_an_operator_removes_is_purged_and_what_retention_removes_stays(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    broker.enqueue([request_of(name, run=f"run-{name}") for name in ("kept", "cleaned")])
+    for claim in hand.claim(threads=2):
+        hand.end(claim)
+    for name in ("kept", "cleaned"):
+        redis.hset(keys.job(name), "ended_at", "2020-01-01T00:00:00.000000Z")
+    redis.zrem("rq:finished:q", "cleaned")
+    assert broker.sweep([Q]) == 1
+    redis.zadd("rq:finished:q", {"cleaned": 1})
+    assert broker.clean(Q, older_than=0, registries=("finished",)) == 1
+    broker.enqueue([request_of("emptied", run="run-emptied")])
+    assert broker.empty(Q) == 1
+    recorder.work()
+    states = {row["run"]: (row["state"], row["purged_at"] is None) for row in rows(engine, runs)}
+    assert states == {
+        "run-kept": ("completed", True),
+        "run-cleaned": ("purged", False),
+        "run-emptied": ("purged", False),
+    }
+
+
+def test_a_job_that_is_enqueued_anew_settles_its_dead_letters(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    for run in ("r1", "r2"):
+        broker.enqueue([request_of("a", run=run, attempts=1)])
+        hand.end(hand.take(), "failed")
+        recorder.work()
+    first, last = rows(engine, runs)
+    assert first["settled_at"] is not None and last["settled_at"] is None
+    broker.enqueue([request_of("a", run="r3", attempts=1)])
+    hand.end(hand.take(), "failed")
+    recorder.work()
+    assert [row["settled_at"] is None for row in rows(engine, runs)] == [False, False, True]
+
+
+def test_a_run_older_than_the_ledger_is_recorded_with_what_redis_knows(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a", run="r1", key="k"), request_of("gone", run="r2")])
+    redis.delete(keys.EVENTS)
+    for claim in hand.claim(threads=2):
+        hand.end(claim)
+    redis.delete(keys.job("gone"))
+    recorder.work()
+    known, unknown = rows(engine, runs)
+    assert (known["type"], known["key"], known["state"]) == ("test.it", "k", "completed")
+    assert (unknown["type"], unknown["job"], unknown["state"]) == ("", "gone", "completed")
+
+
+def test_recorders_at_once_record_each_event_once(
+    recorder: Recorder, server: JobServer, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    is_over = threading.Event()
+
+    def work(one: Recorder) -> None:
+        while not is_over.is_set():
+            one.work()
+
+    others = [recorder, Recorder(server, engine), Recorder(server, engine)]
+    threads = [threading.Thread(target=work, args=(one,)) for one in others]
+    for thread in threads:
+        thread.start()
+    for number in range(30):
+        broker.enqueue([request_of(f"{number}-{n}", attempts=2) for n in range(10)])
+        hand.end_many([(claim, "retry") for claim in hand.claim(threads=10)])
+        hand.end_many([(claim, "completed") for claim in hand.claim(threads=10)])
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    recorder.work()
+    found = rows(engine, runs)
+    assert Counter(row["state"] for row in found) == {"completed": 300}
+    assert len(rows(engine, attempts)) == 600
+    (row,) = rows(engine, position)
+    assert row["events"] == 300 * 5
+    with engine.connect() as connection:
+        counted = "SELECT sum(n) FROM jobserver_series WHERE minute = 0 AND what = 'completed'"
+        assert connection.scalar(text(counted)) == 300
+    for one in others[1:]:
+        one.close()
+
+
+def test_without_its_tables_it_falls_behind_and_catches_up(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    recorder.work()
+    for rename in ("jobserver_run RENAME TO away", "away RENAME TO jobserver_run"):
+        broker.enqueue([request_of(f"job-{rename[0]}", run=f"run-{rename[0]}")])
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {rename}"))
+        if rename.endswith("away"):
+            hand.end(hand.take())
+            with pytest.raises(NotMigrated):
+                recorder.work()
+    assert recorder.work() == 4
+    states = [row["state"] for row in rows(engine, runs)]
+    assert states == ["waiting", "completed"]
+
+
+@pytest.fixture
+def small_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no more than a MiB be unrecorded; comes before `server`."""
+    monkeypatch.setenv("LEDGER_BACKLOG_MIB", "1")
+
+
+def test_at_the_bound_nothing_is_enqueued_and_nothing_trimmed_until_it_is_recorded(
+    small_backlog: None,
+    server: JobServer,
+    recorder: Recorder,
+    engine: Engine,
+    redis: Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = BacklogWatch(server.broker)
+    recorder.work()
+    made = 0
+    levels = []
+    while not levels or levels[-1] != "full":
+        server.enqueue_many("engine_jobs.say", [{"text": "x" * 2000}] * 100)
+        made += 100
+        levels.append(watch.look())
+    assert levels.index("behind") < levels.index("full")
+    assert "the ledger is behind by" in caplog.text and "nothing can be enqueued" in caplog.text
+    with pytest.raises(LedgerBehind, match="caught up") as refused:
+        server.enqueue("engine_jobs.say", {"text": "more"})
+    assert (refused.value.status, refused.value.retry_after) == (503, 10)
+    assert redis.xlen(keys.EVENTS) == made
+    hand = Hand(server.broker, [server.registry.queue("in-threads")])
+    assert hand.end(hand.take()) == "ok", "what runs comes to its end"
+    recorder.work()
+    server.enqueue("engine_jobs.say", {"text": "more"})
+    assert watch.look() == "well"
+    assert "the ledger has caught up" in caplog.text
+    recorder.work()
+    assert len(rows(engine, runs)) == made + 1
+
+
+def test_the_number_of_events_is_a_bound_when_nobody_measures(
+    small_backlog: None, server: JobServer, recorder: Recorder, redis: Redis
+) -> None:
+    recorder.work()
+    most = 2 * 1024 * 1024 // 256
+    pipe = redis.pipeline(transaction=False)
+    for _ in range(most):
+        pipe.xadd(keys.EVENTS, {"event": "progress", "job": "a", "run": "r1"})
+    pipe.execute()
+    server.enqueue("engine_jobs.say", {"text": "the last"})
+    with pytest.raises(LedgerBehind):
+        server.enqueue("engine_jobs.say", {"text": "more"})
+
+
+def old_events(redis: Redis, count: int) -> None:
+    """Add events of long ago to an empty stream."""
+    pipe = redis.pipeline(transaction=False)
+    for number in range(1, count + 1):
+        event = {"event": "progress", "job": "a", "run": "r1", "queue": "q"}
+        pipe.xadd(keys.EVENTS, event, id=f"{number}-0")
+    pipe.execute()
+
+
+def test_what_is_recorded_is_trimmed_and_an_older_database_is_noticed(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, caplog: Any
+) -> None:
+    old_events(redis, 1000)
+    broker.enqueue([request_of("a", run="r1")])
+    assert recorder.work() == 1001
+    broker.enqueue([request_of("b", run="r2")])
+    assert 1 <= redis.xlen(keys.EVENTS) < 200, "but for the node that is not full"
+    recorder.work()
+    assert caplog.text == ""
+    with engine.begin() as connection:
+        connection.execute(update(position).values(position="5-0"))
+    recorder.work()
+    assert caplog.text.count("was an older database restored?") == 1
+    broker.enqueue([request_of("c", run="r3")])
+    recorder.work()
+    assert [row["run"] for row in rows(engine, runs)] == ["r1", "r2", "r3"]
+    assert len(caplog.records) == 1
+
+
+def test_an_older_redis_is_noticed(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, caplog: Any
+) -> None:
+    broker.enqueue([request_of("a", run="r1"), request_of("b", run="r2")])
+    recorder.work()
+    last = redis.xrevrange(keys.EVENTS, count=1)[0][0]
+    redis.delete(keys.EVENTS)
+    redis.xadd(keys.EVENTS, {"event": "queued", "job": "a", "run": "r1"}, id="5-0")
+    with caplog.at_level(logging.ERROR):
+        recorder.work()
+        recorder.work()
+    assert caplog.text.count("was an older state of Redis restored?") == 1
+    assert last.decode() in caplog.text
+
+
+def test_the_ledger_forgets_ended_runs_by_age_and_by_count(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    names = [f"{n:011x}{n:012x}" for n in range(8)]
+    broker.enqueue([request_of(name, run=name, attempts=1) for name in names])
+    claims = {claim.run: claim for claim in hand.claim(threads=7)}
+    hand.end_many([(claims[name], "failed") for name in names[1:7]])
+    recorder.work()
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        old = runs.c.run.in_(names[:3])
+        connection.execute(update(runs).where(old).values(enqueued_at=now - timedelta(days=9)))
+        ended = old & runs.c.ended_at.is_not(None)
+        connection.execute(update(runs).where(ended).values(ended_at=now - timedelta(days=9)))
+    assert prune(engine, days=8, most=100, now=now) == 2
+    assert [row["run"] for row in rows(engine, runs)] == [names[0], *names[3:]]
+    assert prune(engine, days=8, most=3, now=now) == 2
+    assert [row["run"] for row in rows(engine, runs)] == [names[0], *names[5:]], "one still runs"
+    assert [row["run"] for row in rows(engine, attempts)] == names[5:7]
+    assert prune(engine, days=8, most=3, now=now) == 0

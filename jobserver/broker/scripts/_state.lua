@@ -1,9 +1,10 @@
 -- Shared by every script (put in front of each when it is loaded): the steps that job states are made of.
--- RQ = RQ's key prefix, OURS = ours, EVENTS = most entries the event stream keeps; see keys.py for all keys.
+-- RQ = RQ's key prefix, OURS = ours; see keys.py for all keys. EVENTS = most entries the event stream keeps without a
+-- recorder, BACKLOG = most that a recorder may have before it.
 -- Times: NOW in Unix ms and ISO in UTC text, both of the server's clock, the only one that counts.
 if redis.replicate_commands then redis.replicate_commands() end -- before Redis 7 scripts that read TIME need it
 
-local RQ, OURS, EVENTS = '@RQ@', '@OURS@', @EVENTS@
+local RQ, OURS, EVENTS, BACKLOG = '@RQ@', '@OURS@', @EVENTS@, @BACKLOG@
 local FAR = 32503680000 -- year 3000: RQ's readers drop started entries with a score in the past (leases are ours)
 local call = redis.call
 
@@ -58,8 +59,19 @@ local function count(origin, what)
   totals[field] = (totals[field] or 0) + 1
 end
 
+-- Whether a recorder brings the events into the ledger. What it has not recorded yet is never trimmed.
+local recorder
+local function is_recorded()
+  if recorder == nil then recorder = call('EXISTS', OURS .. 'recorder') == 1 end
+  return recorder
+end
+
 local function event(name, id, run, ...)
-  call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
+  if is_recorded() then
+    call('XADD', OURS .. 'events', '*', 'event', name, 'job', id, 'run', run or '', ...)
+  else
+    call('XADD', OURS .. 'events', 'MAXLEN', '~', EVENTS, '*', 'event', name, 'job', id, 'run', run or '', ...)
+  end
 end
 
 -- What XINFO says of a stream, by its words; of none that it is empty.
@@ -67,6 +79,25 @@ local function stream(key)
   local flat, found = redis.pcall('XINFO', 'STREAM', key), {length = 0}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
+end
+
+-- Of a stream's events, as `stream` tells of it, those that the ledger lacks: how many, and when the first was (ms, or '').
+local function unrecorded(events)
+  local known = call('HMGET', OURS .. 'recorder', 'position', 'base', 'events')
+  local first = call('XRANGE', OURS .. 'events', '(' .. (known[1] or '0-0'), '+', 'COUNT', 1)[1]
+  if not first then return 0, '' end
+  local added = events['entries-added']
+  local lacking = added and known[2] and added - tonumber(known[2]) - tonumber(known[3]) or events['length']
+  return math.max(1, lacking), string.match(first[1], '^%d+')
+end
+
+-- Refuse to make jobs while events that are not recorded are at their bound: by the key that whoever measures has set
+-- (backlog.lua), or by their number when nobody has for long. Writes nothing, but fails on a full server: once a script
+-- has written anything (a DEL, say) it may go on. Returns the error, or nil.
+local function refusal()
+  local is_full = call('SETRANGE', OURS .. 'full', 0, '') > 0
+  if not is_full and is_recorded() then is_full = call('XLEN', OURS .. 'events') > BACKLOG end
+  if is_full then return redis.error_reply('FULL the events that are not recorded yet are at their bound') end
 end
 
 -- Tell the workers of a queue that it has waiting jobs, and wake an idle one, unless eight are being woken already.

@@ -1,4 +1,5 @@
--- Purge ended jobs of a queue. ARGV: queue, older_than_ms, limit, then registries (finished, failed, canceled).
+-- Purge ended jobs of a queue. ARGV: queue, older_than_ms, limit, reason (retention, which is not told of those that go
+-- by count, or clean: an operator wants them gone), then registries (finished, failed, canceled).
 -- Returns how many; fewer than limit means that none is left.
 local purged, limit = 0, tonumber(ARGV[3])
 
@@ -13,7 +14,7 @@ local function ended_at(id)
 end
 
 local cutoff = text(NOW - tonumber(ARGV[2]))
-for r = 4, #ARGV do
+for r = 5, #ARGV do
   for _, origin in ipairs(origins(ARGV[1])) do
     local key = RQ .. ARGV[r] .. ':' .. origin
     while purged < limit do
@@ -21,7 +22,7 @@ for r = 4, #ARGV do
       if not id then break end
       if ended_at(id) > cutoff then break end
       local run = evict(ARGV[r], id, origin)
-      if run then event('purged', id, run, 'queue', origin) end
+      if run then event('purged', id, run, 'queue', origin, 'reason', ARGV[4]) end
       purged = purged + 1
     end
   end

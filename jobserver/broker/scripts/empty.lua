@@ -12,7 +12,7 @@ for _, origin in ipairs(origins(ARGV[1])) do
     local f = call('HMGET', job_key(id), 'run', 'status')
     if f[2] == 'queued' or f[2] == 'scheduled' then
       purge(id, origin)
-      event('purged', id, f[1], 'queue', origin)
+      event('purged', id, f[1], 'queue', origin, 'reason', 'empty')
       removed = removed + 1
     end
   end

@@ -21,8 +21,8 @@ local function as_it_stands(job, data)
   return fields
 end
 
--- Writes nothing, but fails on a full server: once a script has written anything (a DEL, say) it may go on.
-call('SETRANGE', OURS .. 'full', 0, '')
+local refused = refusal()
+if refused then return refused end
 
 for n = 0, tonumber(ARGV[2]) - 1 do
   local i = 2 + n * width

@@ -1,12 +1,13 @@
 -- Record how runs ended; each only while the run still is the one its worker holds.
--- ARGV: worker, count, then per run: id, exec, outcome, value, delay_ms, error type, error message, reason,
+-- ARGV: worker, count, then per run: id, exec, outcome, value, delay_ms, error type, error message, reason, exit,
 --       completed count, completed age, failed count, failed age.
 -- outcome: completed, failed, retry, snooze, limited (a snooze that holds back a rate key), release (put back, no
 -- attempt spent), canceled.
 -- value: the result or the traceback as RQ's result stream wants it (base64), or the rate key ('': the job's own).
+-- exit: `<peak MiB> <how its process ended>`, of either what is known.
 -- An error type of ProcessDied counts: the third time the job fails as poison, whatever attempts remain.
 -- Returns per run 'ok', 'poison' or 'canceled' (it was recorded as that instead), 'recorded' (this end is known already) or 'lost' (the run is no longer this worker's).
-local worker, answers, width = ARGV[1], {}, 12
+local worker, answers, width = ARGV[1], {}, 13
 
 -- Removes nothing; but after a write that needs no room, a full server lets the others pass.
 call('HDEL', OURS .. 'held', '')
@@ -28,7 +29,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   else
     local origin, started, run, attempt = execution.origin, execution.started, f[3], tonumber(f[4])
     local took = string.format('%.0f', NOW - tonumber(started) * 1000)
-    local answer, error_type, reason = 'ok', ARGV[i + 6], ARGV[i + 8]
+    local answer, error_type, reason, exit = 'ok', ARGV[i + 6], ARGV[i + 8], ARGV[i + 9]
     release(entry, execution)
     if outcome == 'limited' then
       local name = value ~= '' and value or call('HGET', job, 'limit')
@@ -41,19 +42,20 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     end
     if outcome == 'completed' then
       record(id, 1, worker, 'return_value', value, exec, started)
-      event('completed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'result', #value <= 2048 and value or '')
+      event('completed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took,
+        'result', #value <= 2048 and value or '', unpack(exit ~= '' and {'exit', exit} or {}))
       follow_up(id, 'finished', run)
-      conclude(id, origin, 'finished', tonumber(ARGV[i + 9]), tonumber(ARGV[i + 10]), exec, f[6])
+      conclude(id, origin, 'finished', tonumber(ARGV[i + 10]), tonumber(ARGV[i + 11]), exec, f[6])
     elseif outcome == 'failed' or outcome == 'retry' then
       record(id, 2, worker, 'exc_string', value, exec, started)
       call('HSET', job, 'error_type', error_type, 'error_message', ARGV[i + 7])
       if outcome == 'retry' then count(origin, 'retried') end
       local due = outcome == 'retry' and string.format('%.0f', NOW + wait) or ''
       event('failed', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'error_type', error_type,
-        'error_message', ARGV[i + 7], 'reason', reason, 'retry_at', due)
+        'error_message', ARGV[i + 7], 'reason', reason, 'retry_at', due, 'traceback', value, 'exit', exit)
       if outcome == 'failed' then
         follow_up(id, 'failed', run)
-        conclude(id, origin, 'failed', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]), exec, f[6])
+        conclude(id, origin, 'failed', tonumber(ARGV[i + 12]), tonumber(ARGV[i + 13]), exec, f[6])
       elseif wait > 0 then
         call('HSET', job, 'status', 'scheduled', 'due', due)
         delay(id, origin, NOW + wait)
@@ -71,9 +73,9 @@ for n = 0, tonumber(ARGV[2]) - 1 do
       push(id, origin, true)
       event('queued', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', reason)
     else
-      event('canceled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took)
+      event('canceled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'ms', took, 'reason', reason, 'exit', exit)
       follow_up(id, 'stopped', run)
-      conclude(id, origin, 'canceled', tonumber(ARGV[i + 11]), tonumber(ARGV[i + 12]), exec, f[6])
+      conclude(id, origin, 'canceled', tonumber(ARGV[i + 12]), tonumber(ARGV[i + 13]), exec, f[6])
     end
     answers[n + 1] = answer
   end

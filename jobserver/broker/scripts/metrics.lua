@@ -31,16 +31,6 @@ for _, id in ipairs(call('HKEYS', OURS .. 'entries')) do
   states[state] = states[state] + 1
 end
 
--- How far the ledger is behind the events: how many it lacks, and when the first of those happened (ms).
-local function unrecorded(events)
-  local known = call('HMGET', OURS .. 'recorder', 'position', 'base', 'events')
-  local first = call('XRANGE', OURS .. 'events', '(' .. (known[1] or '0-0'), '+', 'COUNT', 1)[1]
-  if not first then return 0, '' end
-  local added = events['entries-added']
-  local lacking = added and known[2] and added - tonumber(known[2]) - tonumber(known[3]) or events['length']
-  return math.max(1, lacking), string.match(first[1], '^%d+')
-end
-
 local events = stream(OURS .. 'events')
 local lacking, since = unrecorded(events)
 local leases, schedulers, due = OURS .. 'leases', OURS .. 'schedulers', OURS .. 'due'

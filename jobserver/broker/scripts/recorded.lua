@@ -1,8 +1,10 @@
--- Say up to which event the ledger has them. ARGV: position, how many events it ever had.
--- With that `metrics` can tell how many it lacks without counting them: the base is how many were added to the stream
--- when the ledger had none.
-local key = OURS .. 'recorder'
-local about = stream(OURS .. 'events')
+-- Say up to which event the ledger has them, and trim those. ARGV: position, how many events it ever had.
+-- With that `unrecorded` (_state.lua) tells how many it lacks without counting them: the base is how many were added to
+-- the stream when the ledger had none.
+-- Returns {position that was known before, position up to which events were trimmed, the stream's last}, each or ''.
+local key, events, KEEP = OURS .. 'recorder', OURS .. 'events', 5000 -- ms that live views may be behind
+local about = stream(events)
+local known = call('HMGET', key, 'position', 'trimmed')
 local added = about['entries-added'] -- since Redis 7
 if added then
   if about['last-generated-id'] == ARGV[1] then
@@ -12,4 +14,9 @@ if added then
   end
 end
 call('HSET', key, 'position', ARGV[1], 'events', ARGV[2])
-return 1
+
+-- Up to the earlier of two ids; `~`: whole nodes only, which costs next to nothing.
+local past = string.format('%.0f', NOW - KEEP)
+local first = tonumber(string.match(ARGV[1], '^%d+')) < NOW - KEEP and ARGV[1] or past
+if call('XTRIM', events, 'MINID', '~', first) > 0 then call('HSET', key, 'trimmed', first) end
+return {known[1] or '', known[2] or '', about['last-generated-id'] or ''}

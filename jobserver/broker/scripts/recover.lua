@@ -59,7 +59,8 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     end
     release(entry, execution)
     call('HSET', job, 'error_type', error_type, 'error_message', 'worker lost')
-    event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost')
+    event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost',
+      'ms', string.format('%.0f', NOW - tonumber(execution.started) * 1000))
     record(id, 2, worker, 'exc_string', ARGV[4], exec, execution.started)
     if outcome == 'queued' then
       call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '')

@@ -50,6 +50,9 @@ local function fire(state, f, i)
   return {'made', id, canceled}
 end
 
+local refused = refusal()
+if refused then return refused end
+
 for n = 0, tonumber(ARGV[1]) - 1 do
   local i = 1 + n * width
   local entry, stands, tick, missed, following = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5]
