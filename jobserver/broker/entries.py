@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from jobserver.broker import keys
-from jobserver.broker.broker import Broker, available
+from jobserver.broker.broker import BULK, Broker, available
 from jobserver.broker.connection import sibling
 from jobserver.broker.entry import Entry, Step
 from jobserver.broker.request import EnqueueRequest
@@ -129,8 +129,10 @@ class Entries:
 
     def _write(self, entries: Sequence[Entry], known: Mapping[str, bytes]) -> int:
         changed = [entry for entry in entries if known.get(entry.id) != entry.to_json()]
-        if not changed:
-            return 0
+        parts = (changed[start : start + BULK] for start in range(0, len(changed), BULK))
+        return sum(self._write_part(part, known) for part in parts)
+
+    def _write_part(self, changed: Sequence[Entry], known: Mapping[str, bytes]) -> int:
         now = self.now()
         made = self._made([entry.id for entry in changed])
         arguments: list[Argument] = []

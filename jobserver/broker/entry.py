@@ -142,7 +142,10 @@ class Entry:
             yield "id", "Use letters, digits, _ and -, 100 at most."
         yield from self._timing_problems()
         yield "jitter", _number(self.jitter, least=0, most=DAY)
-        yield "grace", _number(self.grace, least=0, most=CENTURY)
+        yield (
+            "grace",
+            _number(self.grace, least=1, most=CENTURY),
+        )  # a tick may be late by that anyway
         yield "limit", _number(self.limit, least=1, most=MOST_LIMIT, whole=True)
         if self.count is not None:
             yield "count", _number(self.count, least=1, most=2**53, whole=True)
