@@ -7,7 +7,7 @@ import time
 from jobserver.broker import keys, metrics
 from jobserver.broker.disorder import disorder, other_prefixes
 from jobserver.broker.vitals import vitals
-from jobserver.doctor import database, processes, queues, redis_server, runs
+from jobserver.doctor import database, processes, queues, redis_server, runs, schedules
 from jobserver.doctor.finding import Finding, Severity
 from jobserver.errors import RedisUnavailable
 from jobserver.ledger.condition import conditions
@@ -40,6 +40,8 @@ def _redis(server: Server) -> list[Finding]:
     found = [
         *redis_server.findings(health, now=time.time()),
         *processes.findings(numbers, workers, now=health.clock),
+        *processes.recording(numbers, is_on=server.db is not None),
+        *schedules.findings(server.schedules.all()),
         *queues.findings(numbers.queues, lies, types=frozenset(server.registry.types)),
         *runs.findings(lies),
     ]

@@ -8,6 +8,9 @@ from jobserver.broker.metrics import SILENCE, Metrics, QueueMetrics
 from jobserver.broker.workers import WorkerState
 from jobserver.doctor.finding import Finding, age, counted, some
 
+LAG = 60.0  # seconds that the ledger may be behind the events
+FAR_BEHIND = 600.0
+
 
 def is_silent(worker: WorkerState, *, now: float) -> bool:
     """Tell whether a worker of ours has ceased to say that it lives, which it does each second."""
@@ -44,6 +47,21 @@ def findings(found: Metrics, workers: Sequence[WorkerState], *, now: float) -> I
             why="No worker starts a job of any queue.",
             remedy="rq resume",
         )
+
+
+def recording(found: Metrics, *, is_on: bool) -> Iterator[Finding]:
+    """Yield that the recorder is behind; `is_on`: there is a database to record in."""
+    if not is_on or found.recorder_lag <= LAG:
+        return
+    yield Finding(
+        severity="error" if found.recorder_lag > FAR_BEHIND else "warning",
+        name="recorder-lag",
+        what=f"{counted(found.unrecorded, 'event')} since {age(found.recorder_lag)} are not in the "
+        "ledger.",
+        why="The ledger, its search and the histograms are behind; when the event stream is full "
+        "(EVENTS_MAX_MIB), enqueues are refused.",
+        remedy="A scheduler process records: is one there, and does the database answer?",
+    )
 
 
 def _no_scheduler(silence: float | None) -> Finding:

@@ -27,6 +27,7 @@ from jobserver.doctor import examine, redis_server
 from jobserver.embedded import free_port
 from jobserver.ledger import engines, migrate
 from jobserver.ledger.models import outbox
+from jobserver.recorder import Recorder
 from jobserver.rescue import rescue
 from jobserver.scheduler import Scheduler
 from tests import ticking
@@ -262,6 +263,13 @@ def test_another_prefix_is_seen_only_where_nothing_has_ours(
     assert "prefix-mismatch" not in named(server)
 
 
+def test_a_schedule_that_makes_no_jobs(well: JobServer, redis: Redis) -> None:
+    redis.hset("jobserver:entries", "broken", "{")
+    (finding,) = examine(well)
+    assert (finding.name, finding.severity) == ("schedule-parked", "error")
+    assert "'broken'" in finding.what
+
+
 def test_databases(
     valkey: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,5 +289,16 @@ def test_databases(
             row = {"id": "a", "created_at": committed, "request": "{}"}
             connection.execute(insert(outbox).values(row))
         assert named(server)["outbox-pending"] == "error"
+        assert "recorder-lag" not in named(server)
+        server.enqueue("ticking.beat", {"hand": "hour"})
+        ((_, event),) = redis.xrange(keys.EVENTS)
+        for seconds, severity in ((120, "warning"), (1200, "error")):
+            redis.delete(keys.EVENTS)
+            redis.xadd(keys.EVENTS, event, id=int((time.time() - seconds) * 1000))
+            assert named(server)["recorder-lag"] == severity
+        recorder = Recorder(server, engine)
+        assert recorder.work() == 1
+        assert "recorder-lag" not in named(server)
+        recorder.close()
         engine.dispose()
     server.broker.connection.close()
