@@ -34,6 +34,7 @@ from tests import ticking
 from tests.hands import Hand, places, request_of
 
 SELF = Path(__file__)
+PAGE = SELF.parents[2] / "docs" / "operations" / "troubleshooting.md"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,10 @@ def test_each_finding_is_provoked_here_and_explained_to_operators() -> None:
     names = set(re.findall(r'name="([a-z-]+)"', "".join(sources)))
     assert len(names) > 20
     assert [name for name in names if f'"{name}"' not in SELF.read_text()] == []
+    explained = set(
+        re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \|", PAGE.read_text(), re.MULTILINE)
+    )
+    assert {name for row in explained for name in re.findall(r"`([a-z-]+)`", row)} == names
 
 
 def test_a_system_in_which_all_is_well_has_no_findings(well: JobServer) -> None:
