@@ -9,7 +9,7 @@ from benchmarks.measure import Report
 
 NAMES = (
     *("enqueue", "imports", "follows", "http", "drain", "cost", "pickup", "memory"),
-    *("schedules", "ledger", "search"),
+    *("schedules", "ledger", "search", "scrape"),
 )
 
 report = Report()
