@@ -9,7 +9,7 @@ from benchmarks.measure import Report
 
 NAMES = (
     *("enqueue", "imports", "follows", "http", "drain", "cost", "pickup", "memory"),
-    *("schedules", "ledger", "search", "scrape"),
+    *("schedules", "ledger", "search", "scrape", "users"),
 )
 
 report = Report()

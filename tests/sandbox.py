@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from socket import create_server
 from typing import Any
@@ -37,9 +38,9 @@ class Sandbox:
         return list(self.client.get("/_sandbox/requests").json()["requests"])
 
 
-@pytest.fixture(scope="session")
-def sandbox_process() -> Iterator[Sandbox]:
-    """Start the sandbox for this session."""
+@contextmanager
+def started() -> Iterator[Sandbox]:
+    """Run the sandbox."""
     # It inherits a socket that listens already: no port to lose, nothing to wait for.
     with create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -59,6 +60,13 @@ def sandbox_process() -> Iterator[Sandbox]:
         sandbox.client.close()
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def sandbox_process() -> Iterator[Sandbox]:
+    """Start the sandbox for this session."""
+    with started() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_a_thousand_waiters_take_two_connections(
 
 
 def test_without_redis_the_first_news_are_an_error_and_later_ones_come(
-    lookout: Lookout, redis: Redis, hand: Hand
+    lookout: Lookout, redis: Redis, hand: Hand, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = send_letter.enqueue(to="ada")
     watch = watched(lookout, job)
@@ -225,6 +225,11 @@ def test_without_redis_the_first_news_are_an_error_and_later_ones_come(
     redis.ping()  # as soon as it answers again
     hand.end(hand.take())
     news_of(watch, until=has_status("completed"))
+    lookout.close()  # its thread has said all it has to say then
+    lost, found = (record for record in caplog.records if "heard" in record.message)
+    assert (lost.levelname, found.levelname) == ("WARNING", "WARNING")
+    assert "events are not heard" in lost.message
+    assert found.message == "events are heard again"
 
 
 def test_closing_lets_all_go_and_admits_no_more(lookout: Lookout) -> None:

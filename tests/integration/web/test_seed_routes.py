@@ -61,7 +61,7 @@ ROUTES = [
     Route("GET", f"{S1}/queue/stats", "viewer"),
     Route("GET", f"{S1}/failed?limit=100", "viewer"),
     Route("GET", "/jobs/status", "viewer"),
-    Route("POST", "/jobs/trigger/user-sync", "operator", 501, {}, "sync.trigger"),
+    Route("POST", "/jobs/trigger/user-sync", "operator", 202, {}, "sync.trigger"),
     Route("POST", "/jobs/pause", "operator", action="queue.pause"),
     Route("POST", "/jobs/resume", "operator", action="queue.resume"),
     Route("POST", "/jobs/cleanup", "admin", 200, HOURS, "queue.clean"),
