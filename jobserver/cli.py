@@ -11,6 +11,7 @@ from flask.cli import AppGroup, ScriptInfo
 
 from jobserver import (
     current,
+    dead_letter_commands,
     ledger,
     operator_commands,
     payload,
@@ -41,6 +42,7 @@ class Commands(AppGroup):
 
 
 commands = Commands("jobs", help="Run, feed and inspect the job server.")
+commands.add_command(dead_letter_commands.commands)
 commands.add_command(schedule_commands.commands)
 commands.add_command(token_commands.commands)
 for command in (*operator_commands.COMMANDS, *queue_commands.COMMANDS):
