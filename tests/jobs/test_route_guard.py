@@ -48,6 +48,7 @@ BODIES: dict[str, Any] = {
     "jobserver_dead_letters_v1.discard_chosen": {"all": True},
     "jobserver_dead_letters_v1.retry_chosen": {"all": True},
     "jobserver_monitoring.retry_failed": {"queueName": "product-sync"},
+    "jobserver_schedules_v1.put_schedule": {"type": "follows.resync_follows", "seconds": 60},
     "user_sync.trigger": {"syncType": "full"},
 }
 
@@ -90,6 +91,7 @@ def adas(app: Flask) -> dict[str, Any]:
         "job_id": job.id,
         "run_id": job.run_id,
         "fingerprint": "f",
+        "schedule_id": "none",
         "user_id": ADA,
         "queue": "product-sync",
         "order_id": "17",
