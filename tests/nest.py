@@ -81,6 +81,8 @@ if __name__ == "__main__":
     import flask.cli
     import rq.cli
 
+    import tests.ledger_app
+    import tests.ledger_jobs
     import tests.safety_app
     import tests.safety_jobs  # noqa: F401
 
