@@ -19,7 +19,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 DAY = 86_400
-SEARCHED = 3_660 * DAY  # from one moment to the next at most: 29 February may be eight years away
+SEARCHED = 41 * 366 * DAY  # to the next moment: a 29 February on one weekday may take 40 years
 EPOCH = date(1970, 1, 1).toordinal()
 
 ALIASES = {
@@ -102,7 +102,7 @@ class Expression:
     by_real_time: bool  # whether the hours go on through changes of the clock
 
     def moments(self, zone: ZoneInfo, *, after: int) -> Iterator[int]:
-        """Yield the Unix times later than `after`, in order; ends when none comes in ten years."""
+        """Yield the Unix times later than `after`, in order; ends when no more come."""
         start = last = latest = after
         offset = _offset(start, zone)
         while start - latest <= SEARCHED:

@@ -217,6 +217,12 @@ class Entries:
         with available():
             return not self._broker.connection.exists(ENTRIES)
 
+    def ids(self) -> set[str]:
+        """Return the ids of all entries."""
+        with available():
+            names = cast("list[bytes]", self._broker.connection.hkeys(ENTRIES))
+        return {name.decode() for name in names}
+
     def all(self) -> list[tuple[Entry, float | None]]:
         """Return all entries with the Unix time when each is due, by id."""
         return read(self._broker.run_script("entries"))

@@ -84,7 +84,7 @@ def _is_scheduling(server: Server) -> bool:
     """Tell whether the declared entries are registered and a scheduler is alive to serve them."""
     try:
         found = metrics.read(server.broker, [])
-        known = {entry.id for entry, _ in Entries(server.broker).all()}
+        known = Entries(server.broker).ids()
     except RedisUnavailable:
         return False
     return processes.has_scheduler(found) and known >= set(server.registry.entries)

@@ -69,9 +69,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         threads.start()
         try:
             while True:
-                if schedule.attempt():
-                    waiting.attempt()
-                else:
+                if not (schedule.attempt() and waiting.attempt()):
                     time.sleep(RETRY)
         finally:
             threads.stop(timeout=0.3)
@@ -129,15 +127,15 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
 
     def count(self, until: None = None) -> int:
         """Return how many recurring entries there are."""
-        return len(self.entries.all())
+        return len(self.entries.ids())
 
     def __contains__(self, item: object) -> bool:
-        return any(entry.id == item for entry, _ in self.entries.all())
+        return item in self.entries.ids()
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise JobServerError(
-            "rq_scheduler's entries are not kept here: declare a recurring job as an Every(...) in "
-            "a jobs module, enqueue a delayed one with delay= or at="
+            "rq_scheduler's entries are not kept here: declare a recurring job as an Every(...) or "
+            "Cron(...) in a jobs module, enqueue a delayed one with delay= or at="
         )
 
     # Each would treat entries as pickled jobs, or drop those without a job hash: all of ours.

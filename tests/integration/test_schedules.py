@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -329,3 +331,12 @@ def test_a_bad_entry_tells_why_it_is_put_off(
     assert stands["hourly"].state == stands["newer"].state == "parked"
     assert "ticking.unknown" in stands["hourly"].reason
     assert "moon" in stands["newer"].reason
+
+
+def test_a_change_wakes_a_scheduler_that_waits(schedules: Schedules) -> None:
+    began = time.monotonic()
+    waiting = threading.Thread(target=schedules.entries.wait, args=(9,))
+    waiting.start()
+    schedules.put(entry())
+    waiting.join()
+    assert time.monotonic() - began < 5

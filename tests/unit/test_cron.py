@@ -282,3 +282,5 @@ def test_a_day_that_never_comes_ends_the_search() -> None:
     leap = datetime(2096, 3, 1, tzinfo=UTC)  # 2100 has no 29 February
     found = next(parse("0 0 29 2 *").moments(ZoneInfo("UTC"), after=int(leap.timestamp())))
     assert datetime.fromtimestamp(found, UTC).year == 2104
+    weekend = next(parse("0 0 29 2 */6").moments(ZoneInfo("UTC"), after=1_983_000_000))
+    assert datetime.fromtimestamp(weekend, UTC).year == 2048
