@@ -39,6 +39,7 @@ _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ONCE = """\
 Takes an `Idempotency-Key` of 1 to 255 visible ASCII characters: repeated with the same key within
 24 hours, the request is worked on once, and answered the same."""
+_OF_TYPES = ("JobRequest", "ScheduleRequest")
 _OF_A_BODY = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -213,33 +214,34 @@ def _plain(value: Any) -> Any:
 
 
 def _name_types(schemas: dict[str, Any], *, registry: Registry) -> None:
-    """Let the request for a job say which types there are, and what the payload of each is."""
-    general = schemas.get("JobRequest")
-    if general is None or not registry.types:
+    """Let what asks for jobs say which types there are, and what the payload of each is."""
+    general = {name: schemas[name] for name in _OF_TYPES if name in schemas}
+    if not general or not registry.types:
         return
     schemas["Options"]["not"] = {"required": ["delay", "at"]}
-    variants = []
+    variants: dict[str, list[dict[str, Any]]] = {name: [] for name in general}
     for name, kind in sorted(registry.types.items()):
         component = f"{name}.payload"
         place = f"#/components/schemas/{component}"
         payload_of = payload_schema(kind, part=f"{place}.{{}}", whole=place)
         schemas[component] = payload_of.whole
         schemas |= {f"{component}.{part}": schema for part, schema in payload_of.parts.items()}
-        properties = general["properties"] | {"type": {"const": name}, "payload": {"$ref": place}}
         needs_payload = ["payload"] if payload_of.whole.get("required") else []
-        variants.append(
-            general
-            | {
-                "title": name,
-                "description": (kind.function.__doc__ or "").strip().partition("\n")[0],
-                "properties": properties,
-                "required": [*general["required"], *needs_payload],
-            }
-        )
-    schemas["JobRequest"] = {
-        "description": general.get("description", "A job to be made."),
-        "oneOf": variants,
-    }
+        about = (kind.function.__doc__ or "").strip().partition("\n")[0]
+        for body, schema in general.items():
+            own = {"type": {"const": name}, "payload": {"$ref": place}}
+            variants[body].append(
+                schema
+                | {
+                    "title": name,
+                    "description": about,
+                    "properties": schema["properties"] | own,
+                    "required": [*schema["required"], *needs_payload],
+                }
+            )
+    for body, schema in general.items():
+        about = schema.get("description", "A job to be made.")
+        schemas[body] = {"description": about, "oneOf": variants[body]}
 
 
 def _as_described(app: Flask, blueprint: AnyBlueprint, rules: list[Rule]) -> Blueprint:

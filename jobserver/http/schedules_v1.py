@@ -22,6 +22,8 @@ from jobserver.policy import CENTURY, DAY, PRIORITIES
 from jobserver.schedules import PREVIEWED
 
 MOST_TICKS = 2**53
+CRONS = ["30 2 * * mon-fri", "@hourly"]
+ZONES = ["Europe/Berlin"]
 
 
 class ScheduleRequestSchema(Schema):
@@ -32,7 +34,10 @@ class ScheduleRequestSchema(Schema):
     cron = fields.String(
         allow_none=True,
         validate=validate.Length(1, 200),
-        metadata={"description": "5 fields, or 6 with seconds first; names; @hourly and its like"},
+        metadata={
+            "description": "5 fields, or 6 with seconds first; names; @hourly and its like",
+            "examples": CRONS,
+        },
     )
     seconds = Number(
         allow_none=True,
@@ -40,7 +45,8 @@ class ScheduleRequestSchema(Schema):
         metadata={"description": "from one time to the next; not with `cron`"},
     )
     timezone = fields.String(
-        validate=validate.Length(1, 100), metadata={"description": "of `cron`, by its IANA name"}
+        validate=validate.Length(1, 100),
+        metadata={"description": "of `cron`, by its IANA name", "examples": ZONES},
     )
     jitter = Number(
         validate=validate.Range(0, DAY),
@@ -153,9 +159,12 @@ class PreviewQuerySchema(Schema):
     """A schedule to try."""
 
     cron = fields.String(
-        required=True, metadata={"description": "5 fields, or 6 with seconds first; `@hourly` …"}
+        required=True,
+        metadata={"description": "5 fields, or 6 with seconds first", "examples": CRONS},
     )
-    tz = fields.String(load_default="UTC", metadata={"description": "a time zone's IANA name"})
+    tz = fields.String(
+        load_default="UTC", metadata={"description": "a time zone's IANA name", "examples": ZONES}
+    )
     n = fields.Integer(load_default=5, validate=validate.Range(1, PREVIEWED))
 
 
