@@ -21,6 +21,7 @@ from jobserver.http.runs_v1 import (
     run_summary,
     sought,
 )
+from jobserver.http.schemas import Flag
 from jobserver.ledger import dead_letters
 from jobserver.ledger.dead_letters import Group
 
@@ -32,7 +33,7 @@ class GroupFilterSchema(SoughtSchema, paging.PageSchema):
 class ChosenSchema(SoughtSchema):
     """Which dead letters something is done to: those that fit all that is said, or `all`."""
 
-    all = fields.Boolean(load_default=False, metadata={"description": "in place of any other"})
+    all = Flag(load_default=False, metadata={"description": "in place of any other"})
 
     @validates_schema
     def _says_which(self, values: Mapping[str, Any], **_: Any) -> None:

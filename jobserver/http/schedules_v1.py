@@ -17,7 +17,7 @@ from jobserver.http import guard, jobs_v1, paging
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.enqueue import AcceptedSchema
 from jobserver.http.idempotency import idempotent
-from jobserver.http.schemas import JobSummarySchema, Number, WholeNumber, summary_body
+from jobserver.http.schemas import Flag, JobSummarySchema, Number, WholeNumber, summary_body
 from jobserver.policy import CENTURY, DAY, PRIORITIES
 from jobserver.schedules import PREVIEWED
 
@@ -76,11 +76,7 @@ class ScheduleRequestSchema(Schema):
         metadata={"description": "what becomes of a time while the job before is active"},
     )
     priority = fields.String(validate=validate.OneOf(PRIORITIES))
-    paused = fields.Boolean(
-        truthy={True},
-        falsy={False},
-        metadata={"description": "of a new one; one that is there stays paused or not"},
-    )
+    paused = Flag(metadata={"description": "of a new one; one that is there stays paused or not"})
 
 
 class ScheduleSchema(Schema):

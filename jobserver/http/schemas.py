@@ -36,6 +36,15 @@ class WholeNumber(fields.Integer):
         return super()._validated(value)
 
 
+class Flag(fields.Boolean):
+    """A JSON boolean; what only looks like one is refused."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 class FieldErrorSchema(Schema):
     """One wrong field."""
 

@@ -109,6 +109,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seconds": 60, "overlap": "pile"}, "#/overlap"),
     ({"seconds": 60, "priority": 1}, "#/priority"),
     ({"seconds": 60, "paused": "yes"}, "#/paused"),
+    ({"seconds": 60, "paused": 0}, "#/paused"),
     ({"seconds": 60, "origin": "registry"}, "#/origin"),
     ({"seconds": 60, "type": "shop.send_leter"}, "#/type"),
     ({"seconds": 60, "payload": {}}, "#/payload/to"),
