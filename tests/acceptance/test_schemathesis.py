@@ -130,7 +130,7 @@ def fuzz(site: Site, *, seconds: int, directory: Path, seed: int | None = None) 
 
 def test_no_request_is_answered_otherwise_than_described(site: Site, tmp_path: Path) -> None:
     # The soak test looks for what is new; this one must not fail by chance.
-    assert fuzz(site, seconds=12, directory=tmp_path, seed=1) > 100
+    assert fuzz(site, seconds=12, directory=tmp_path, seed=1) > 50
 
 
 @pytest.mark.soak
