@@ -94,6 +94,7 @@ class Record:
 
     def _end(self, name: str, at: int, fields: Fields, traceback: str) -> Spent | None:
         took = int(fields["ms"]) if "ms" in fields else None
+        at = int(fields.get("ended", at))  # stock tools' ends are told later
         retry_at = int(fields.get("retry_at") or 0)
         if "attempt" in fields:
             self.attempt = int(fields["attempt"])

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq import Queue as RQQueue
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
 from sqlalchemy import Engine, RowMapping, select, text, update
 
 from jobserver import JobServer, Queue
@@ -401,3 +404,22 @@ def test_the_ledger_forgets_ended_runs_by_age_and_by_count(
     assert [row["run"] for row in rows(engine, runs)] == [names[0], *names[5:]], "one still runs"
     assert [row["run"] for row in rows(engine, attempts)] == names[5:7]
     assert prune(engine, days=8, most=3, now=now) == 0
+
+
+def test_what_a_stock_worker_ran_is_an_attempt_too(
+    recorder: Recorder, engine: Engine, server: JobServer, redis: Redis
+) -> None:
+    job = server.enqueue("engine_jobs.fail")
+    queue = RQQueue("in-threads", connection=redis, serializer=JSONSerializer)
+    SimpleWorker([queue], connection=redis, serializer=JSONSerializer).work(burst=True)
+    recorder.work()
+    server.broker.reconcile([server.registry.queue("in-threads")])
+    recorder.work()
+    ((run,), (spent,)) = rows(engine, runs), rows(engine, attempts)
+    found = server.fetch(job.id)
+    assert found.ended_at and found.attempt == 1
+    assert (run["state"], run["attempt"], run["reason"]) == ("failed", 1, "by a stock tool")
+    assert run["ended_at"].timestamp() == pytest.approx(found.ended_at.timestamp(), abs=CLOCKS)
+    assert (spent["number"], spent["outcome"]) == (1, "failed")
+    assert "ValueError: always" in spent["traceback"]
+    assert run["fingerprint"]

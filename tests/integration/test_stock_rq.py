@@ -29,6 +29,7 @@ from rq.serializers import JSONSerializer
 
 from jobserver import JobServer
 from jobserver.broker import keys
+from jobserver.broker.job import traceback_text
 from jobserver.testing import work
 from tests import engine_jobs
 from tests.engine_jobs import THREADS, journal
@@ -164,6 +165,8 @@ def test_a_stock_worker_runs_our_jobs(server: JobServer, redis: Redis, rq: RunRq
     }
     assert {event["reason"] for event in told.values()} == {"by a stock tool"}
     assert told[low.id]["run"] == low.run_id
+    assert {event["attempt"] for event in told.values()} == {"1"}
+    assert traceback_text({b"exc_string": told[bad.id]["traceback"].encode()}) == latest.exc_string
 
     again = server.enqueue("engine_jobs.named", {"name": "low", "value": 3})
     assert not again.duplicate
