@@ -49,7 +49,8 @@ class Metrics:
     `slots` are by executor. `lease_left` is the time until the first lease runs out (it did when
     that is negative), `silence` since when no scheduler beat: None where there is none. Of the
     `entries`, the recurring ones by state, `due` should have ticked, the first `late` seconds ago.
-    Of the `events` in the stream the ledger lacks `unrecorded`, the first for `recorder_lag`.
+    Of the `events` in the stream the ledger lacks `unrecorded`, the first for `recorder_lag`, some
+    `backlog` bytes; `refusing`: that many that no job can be enqueued.
     """
 
     queues: Sequence[QueueMetrics]
@@ -66,6 +67,8 @@ class Metrics:
     events: int
     unrecorded: int
     recorder_lag: float
+    backlog: int
+    refusing: bool
     histograms: Histograms
     suspended: bool
     memory_used: int | None
@@ -116,6 +119,8 @@ def read(broker: Broker, queues: Sequence[Queue]) -> Metrics:
         events=events[0],
         unrecorded=events[1],
         recorder_lag=max(0.0, now - int(events[2]) / 1000) if events[2] else 0.0,
+        backlog=events[3],
+        refusing=bool(events[4]),
         histograms=_histograms(counts),
         suspended=bool(suspended),
         memory_used=_whole(memory.get("used_memory")),

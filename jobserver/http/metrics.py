@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from jobserver import current
 from jobserver.broker import metrics
 from jobserver.broker.metrics import Metrics, QueueMetrics
+from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
 from jobserver.histogram import BOUNDS, Histogram
 from jobserver.http import guard
@@ -91,7 +92,10 @@ class Scrape(Collector):
             yield from _queues(found)
             yield from _histograms(found)
             yield from _processes(found, lease=self.server.config.lease_seconds)
-            yield from _recorder(found, is_on=self.server.db is not None)
+            about = "Events that the stream holds, recorded ones too."
+            yield GaugeMetricFamily("jobserver_events", about, value=found.events)
+            if self.server.db is not None:
+                yield from _recorder(found, config=self.server.config)
             yield from _memory(found)
 
 
@@ -218,14 +222,14 @@ def _processes(found: Metrics, *, lease: float) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, about, value=value)
 
 
-def _recorder(found: Metrics, *, is_on: bool) -> Iterator[Metric]:
-    about = "Events that the stream holds, recorded ones too."
-    yield GaugeMetricFamily("jobserver_events", about, value=found.events)
-    if not is_on:
-        return
+def _recorder(found: Metrics, *, config: Config) -> Iterator[Metric]:
+    bound = config.ledger_backlog_mib * 1024 * 1024
     for name, about, value in (
         ("jobserver_recorder_lag_events", "Events that the ledger lacks.", found.unrecorded),
         ("jobserver_recorder_lag_seconds", "Age of the first of those.", found.recorder_lag),
+        ("jobserver_recorder_backlog_bytes", "Memory that those take.", found.backlog),
+        ("jobserver_recorder_backlog_max_bytes", "And may take: LEDGER_BACKLOG_MIB.", bound),
+        ("jobserver_recorder_backlog_full", "1: so much that no job can be made.", found.refusing),
     ):
         yield GaugeMetricFamily(name, about, value=value)
 

@@ -81,14 +81,18 @@ local function stream(key)
   return found
 end
 
--- Of a stream's events, as `stream` tells of it, those that the ledger lacks: how many, and when the first was (ms, or '').
+-- Of a stream's events, as `stream` tells of it, those that the ledger lacks: how many, when the first was (ms, or ''),
+-- and about how many bytes they take.
 local function unrecorded(events)
   local known = call('HMGET', OURS .. 'recorder', 'position', 'base', 'events')
   local first = call('XRANGE', OURS .. 'events', '(' .. (known[1] or '0-0'), '+', 'COUNT', 1)[1]
-  if not first then return 0, '' end
+  if not first then return 0, '', 0 end
   local added = events['entries-added']
   local lacking = added and known[2] and added - tonumber(known[2]) - tonumber(known[3]) or events['length']
-  return math.max(1, lacking), string.match(first[1], '^%d+')
+  local bytes = redis.pcall('MEMORY', 'USAGE', OURS .. 'events') -- of some nodes, for all; some providers forbid it
+  if type(bytes) ~= 'number' then bytes = events['length'] * 256 end
+  lacking = math.max(1, lacking)
+  return lacking, string.match(first[1], '^%d+'), math.floor(bytes * math.min(1, lacking / math.max(1, events['length'])))
 end
 
 -- Refuse to make jobs while events that are not recorded are at their bound: by the key that whoever measures has set

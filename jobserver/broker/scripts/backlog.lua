@@ -4,12 +4,7 @@ if not is_recorded() then
   call('DEL', OURS .. 'full')
   return {}
 end
-local events = OURS .. 'events'
-local about = stream(events)
-local lacking, since = unrecorded(about)
-local bytes = redis.pcall('MEMORY', 'USAGE', events) -- of some nodes, for all; some providers forbid it
-if type(bytes) ~= 'number' then bytes = about['length'] * 256 end
-bytes = math.floor(bytes * math.min(1, lacking / math.max(1, about['length'])))
+local lacking, since, bytes = unrecorded(stream(OURS .. 'events'))
 
 -- A tenth below the bound they may be made again, or it would change with every batch.
 local bound, is_full = tonumber(ARGV[1]), call('EXISTS', OURS .. 'full') == 1

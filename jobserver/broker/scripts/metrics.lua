@@ -3,7 +3,7 @@
 -- process slots, thread slots, its last beat}, leases {how many, how many ran out, when the first does (ms)},
 -- schedulers {how many beat in the last 15 s, the last beat (s)}, recurring entries {active, paused, parked, ended},
 -- ticks {how many entries are due, since when the first is (ms)}, events {how many the stream has, how many the ledger
--- lacks, since when (ms)}, the histograms as published, 1 when RQ is suspended, INFO memory}. '': none.
+-- lacks, since when (ms), their bytes, 1 when jobs are refused for that}, the histograms as published, 1 when RQ is suspended, INFO memory}. '': none.
 local delayed, workers = {}, {}
 
 local function first_of(key) return call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '' end
@@ -32,7 +32,7 @@ for _, id in ipairs(call('HKEYS', OURS .. 'entries')) do
 end
 
 local events = stream(OURS .. 'events')
-local lacking, since = unrecorded(events)
+local lacking, since, bytes = unrecorded(events)
 local leases, schedulers, due = OURS .. 'leases', OURS .. 'schedulers', OURS .. 'due'
 -- Some providers forbid INFO; the rest is worth telling then.
 local memory = redis.pcall('INFO', 'memory')
@@ -41,6 +41,6 @@ return {
   {call('ZCARD', leases), call('ZCOUNT', leases, '-inf', NOW), first_of(leases)},
   {call('ZCOUNT', schedulers, NOW / 1000 - 15, '+inf'), call('ZREVRANGE', schedulers, 0, 0, 'WITHSCORES')[2] or ''},
   {states.active, states.paused, states.parked, states.ended}, {call('ZCOUNT', due, '-inf', NOW), first_of(due)},
-  {events['length'], lacking, since},
+  {events['length'], lacking, since, bytes, call('EXISTS', OURS .. 'full')},
   call('HGET', OURS .. 'histograms', 'counts') or '', call('EXISTS', RQ .. 'suspended'),
   type(memory) == 'string' and memory or ''}

@@ -244,6 +244,27 @@ def test_how_far_the_ledger_is_behind_shows_in_events_and_seconds(
     recorder.close()
 
 
+def test_a_full_backlog_shows_beside_its_bound(make_shop: MakeShop, redis: Redis) -> None:
+    shop = make_shop(ledger_backlog_mib=1, open_routes=frozenset({"metrics"}))
+    server: JobServer = shop.extensions["jobserver"]
+    server.broker.recorded("0-0", events=0)
+
+    def backlog() -> tuple[float, float]:
+        found = scraped(shop.test_client())
+        names = ("recorder_backlog_bytes", "recorder_backlog_max_bytes")
+        taken, most = (found[f"jobserver_{name}"] for name in names)
+        return taken / most, found["jobserver_recorder_backlog_full"]
+
+    assert backlog() == (0, 0)
+    event = {"event": "paused", "job": "", "run": "", "reason": "x" * 10_000}
+    for _ in range(150):
+        redis.xadd(keys.EVENTS, event)
+    server.broker.backlog()
+    share, is_full = backlog()
+    assert 1.2 < share < 3
+    assert is_full == 1
+
+
 def test_without_redis_a_scrape_says_so(make_shop: MakeShop) -> None:
     client = make_shop(
         redis_url="redis://127.0.0.1:1/0", open_routes=frozenset({"metrics"})
