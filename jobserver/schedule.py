@@ -9,7 +9,7 @@ from typing import Any
 
 from jobserver.broker.entry import Entry, Misfire, Overlap, wrong_fields
 from jobserver.config import Config
-from jobserver.errors import DeclarationInvalid
+from jobserver.errors import DeclarationInvalid, PayloadInvalid, PayloadTooLarge
 from jobserver.job_type import JobType
 from jobserver.policy import DAY, HOUR, MINUTE, Priority
 
@@ -39,12 +39,18 @@ class Recurring:
     paused: bool = False
 
     def __post_init__(self) -> None:
-        if wrong := self.entry().problems():
-            raise DeclarationInvalid(f"schedule {self.id!r} is not accepted: {wrong_fields(wrong)}")
+        self.entry()
+        try:
+            self.job.prepare(self.payload)
+        except (PayloadInvalid, PayloadTooLarge) as error:
+            raise DeclarationInvalid(f"schedule {self.id!r} is not accepted: {error}") from None
 
     def entry(self, config: Config | None = None) -> Entry:
-        """Return the entry that this declares, with what a configuration sets of it."""
-        return Entry(
+        """Return the entry that this declares, with what a configuration sets of it.
+
+        Raises DeclarationInvalid.
+        """
+        entry = Entry(
             id=self.id,
             type=self.job.name,
             payload=self.payload,
@@ -60,6 +66,10 @@ class Recurring:
             paused=self.paused,
             **self._times(config),
         )
+        if wrong := entry.problems():
+            fields = wrong_fields(wrong)
+            raise DeclarationInvalid(f"schedule {self.id!r} is not accepted: {fields}")
+        return entry
 
     def _times(self, config: Config | None) -> dict[str, Any]:
         raise NotImplementedError

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from jobserver import cron
+from jobserver import cron, payload
 from jobserver.errors import FieldError
 from jobserver.policy import CENTURY, DAY, PRIORITIES, Priority
 
@@ -191,7 +191,7 @@ class Entry:
 
     def to_json(self) -> bytes:
         """Return the entry as JSON text; raises TypeError for a payload that JSON cannot say."""
-        return orjson.dumps(self)
+        return payload.dumps(self)
 
     @classmethod
     def from_json(cls, text: bytes) -> Entry:
