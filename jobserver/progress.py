@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from jobserver.errors import RedisUnavailable
 from jobserver.outcomes import JobCanceled
+from jobserver.transcript import Transcript, Write
 
 INTERVAL = 0.1  # seconds between two writes at least; each is an event too
 SHARE = 0.01  # of the time that a run has taken, between two writes: what moves a bar visibly
@@ -34,7 +36,8 @@ class Run:
     """The run that this thread works on; `attempt` counts from 1.
 
     `scheduled_at` is the time (UTC) that a tick's run was due for, None for all others. `secrets`
-    are what the payload's marked fields hold, to be masked in what is told of the run.
+    are what the payload's marked fields hold, and those of the settings, to be masked in what is
+    told of the run. `write` keeps lines that the job logs.
     """
 
     id: str
@@ -45,7 +48,18 @@ class Run:
     reporter: Reporter
     trace: str = ""
     secrets: tuple[str, ...] = ()
+    write: Write | None = None
     scheduled_at: datetime | None = None
+
+    @cached_property
+    def transcript(self) -> Transcript:
+        """The lines that the job logs, from the first one on."""
+        return Transcript(self.write or (lambda dropped, lines: None), secrets=self.secrets)
+
+    def close(self) -> None:
+        """Write the last lines, if the job has logged any."""
+        if "transcript" in self.__dict__:
+            self.transcript.close()
 
 
 class Reporter:
@@ -141,6 +155,7 @@ def entered(run: Run) -> Iterator[None]:
         yield
     finally:
         run.reporter.close()
+        run.close()
         _run.reset(mark)
 
 

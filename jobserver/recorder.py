@@ -32,9 +32,10 @@ from jobserver.broker import Job
 from jobserver.broker.broker import Recorded
 from jobserver.broker.job import payload_of, queue_of, traceback_text
 from jobserver.broker.stream import START, Entry, Stream
-from jobserver.ledger import series
+from jobserver.ledger import lines, series
 from jobserver.ledger.bulk import upsert
 from jobserver.ledger.database import database
+from jobserver.ledger.lines import Written
 from jobserver.ledger.models import DEAD, UtcDateTime, attempts, position, runs
 from jobserver.ledger.record import Record, Spent
 from jobserver.ledger.series import End
@@ -144,6 +145,7 @@ class Recorder:
         fold = Fold(self._server, self._recall(known))
         for entry in told:
             fold.take(entry)
+        fold.written = [_written(entry) for entry in entries if entry.name == "log"]
         for record in fold.records.values():
             if record.worker and (host := self._host(record.worker)):
                 record.host = host
@@ -198,6 +200,7 @@ class Recorder:
                     settled, _json(jobs=list(fold.last), runs=list(fold.last.values()))
                 )
             series.add(connection, fold.ended)
+            lines.add(connection, fold.written)
         return True
 
 
@@ -211,6 +214,7 @@ class Fold:
         self.ended: list[End] = []
         self.revived: list[str] = []  # runs that failed, and go on
         self.last: dict[str, str] = {}  # by job its last run that began
+        self.written: list[Written] = []  # lines that the runs logged
 
     def take(self, entry: Entry) -> None:
         """Take one event in."""
@@ -275,6 +279,12 @@ def _is_before(one: str, other: str) -> bool:
     one_ms, _, one_number = one.partition("-")
     other_ms, _, other_number = other.partition("-")
     return (int(one_ms), int(one_number or 0)) < (int(other_ms), int(other_number or 0))
+
+
+def _written(entry: Entry) -> Written:
+    told = entry.fields
+    first, oldest = int(told["first"]), int(told["oldest"])
+    return Written(run=entry.run, first=first, oldest=oldest, lines=told["lines"])
 
 
 def _texts(connection: Connection, name: str) -> TextualSelect:

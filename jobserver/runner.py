@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from jobserver import current, payload
+from jobserver import current, keeper, payload
 from jobserver.broker import Claim, Ending
 from jobserver.broker.job import call_of, packed_traceback, packed_value, scheduled_time
 from jobserver.broker.stock import StockJob
@@ -49,7 +49,7 @@ def run(type_name: str, values: dict[str, Any], *, scheduled_at: float | None = 
 def perform(server: Server, claim: Claim) -> Ending:
     """Run a claimed job to its end; never raises but for what ends the process."""
     job_type = None
-    secrets: tuple[str, ...] = ()
+    secrets = server.secrets
     try:
         function, sent, options = call_of(claim.data)
     except ValueError as error:
@@ -70,7 +70,7 @@ def perform(server: Server, claim: Claim) -> Ending:
         named = sent[0] if sent else ""
         values: Any = sent[1] if len(sent) > 1 else None
         job_type = server.registry.job_type(claim.type or str(named))
-        secrets = job_type.secrets_of(values)
+        secrets += job_type.secrets_of(values)
         arguments = job_type.decode(values)
         stock = None if claim.type else server.broker.stock_job(claim.id)
         for path in stock.callbacks if stock else ():
@@ -98,6 +98,11 @@ def perform(server: Server, claim: Claim) -> Ending:
     def look() -> str:
         return server.broker.standing(claim.id, claim.exec)
 
+    def write(dropped: int, lines: Sequence[bytes]) -> None:
+        ttl = server.lines_ttl(claim)
+        server.broker.log(claim.id, claim.run, dropped=dropped, lines=lines, ttl=ttl)
+
+    keeper.listen()
     run = Run(
         id=claim.id,
         run_id=claim.run,
@@ -107,6 +112,7 @@ def perform(server: Server, claim: Claim) -> Ending:
         reporter=Reporter(report, look),
         trace=claim.trace or claim.run or claim.id,
         secrets=secrets,
+        write=write if claim.run else None,
         scheduled_at=scheduled_time(options),
     )
     try:

@@ -13,7 +13,16 @@ from flask import Flask
 from rq.defaults import RQ_KEY_PREFIX
 from sqlalchemy.orm import Session, scoped_session
 
-from jobserver.broker import Answer, Broker, EnqueueRequest, Job, QueueState, Recovery, connect
+from jobserver.broker import (
+    Answer,
+    Broker,
+    Claim,
+    EnqueueRequest,
+    Job,
+    QueueState,
+    Recovery,
+    connect,
+)
 from jobserver.broker.broker import BULK
 from jobserver.broker.job import REGISTRIES, STATUSES, envelope, payload_of, queue_of
 from jobserver.broker.listing import Attempt, Listing, Place, Wanted
@@ -34,12 +43,12 @@ from jobserver.errors import (
 )
 from jobserver.ids import new_id
 from jobserver.job_type import JobType
-from jobserver.ledger import runs
+from jobserver.ledger import lines, runs
 from jobserver.ledger.outbox import Outbox
 from jobserver.ledger.runs import Run, Sought, State
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.live import Lookout
-from jobserver.payload import dumps, job_id
+from jobserver.payload import dumps, job_id, loads
 from jobserver.policy import CENTURY, MOST, Backoff, Priority, Queue, Retention, priority_of
 from jobserver.registry import Registry
 from jobserver.schedules import Schedules
@@ -55,6 +64,7 @@ class Server:
 
     app: Flask
     config: Config
+    secrets: tuple[str, ...]
     registry: Registry
     broker: Broker
     outbox: Outbox
@@ -80,6 +90,7 @@ class Server:
                 "set it before rq is imported, and run apps of different prefixes apart"
             )
         self.config = config
+        self.secrets = config.secrets()
         self.registry = Registry(overrides=config.queue_overrides)
         self.registry.discover(self._modules)
         self.broker = Broker(
@@ -302,6 +313,13 @@ class Server:
         except (NoDatabase, NotMigrated):
             return None
 
+    def recall_run(self, run: str) -> Run | None:
+        """Return a run that the ledger has; None, too, where there is no ledger."""
+        try:
+            return runs.get(self.db, run)
+        except (NoDatabase, NotMigrated):
+            return None
+
     def recalled(self, queue: str, *, state: State | None = None, limit: int = 50) -> list[Job]:
         """Return the last runs of a queue that the ledger has, the newest first, as jobs.
 
@@ -313,6 +331,19 @@ class Server:
         except (NoDatabase, NotMigrated):
             return []
         return [run.as_job for run in found]
+
+    def lines(self, job_id: str, run: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return the lines that a run of a job has logged, with their numbers: the last 200.
+
+        None of them where neither Redis nor a ledger has any. Raises DatabaseUnavailable.
+        """
+        logged, kept = self.broker.lines(job_id, run)
+        if logged:
+            return list(enumerate(map(loads, kept), logged - len(kept) + 1))
+        try:
+            return lines.of_run(self.db, run)
+        except (NoDatabase, NotMigrated):
+            return []
 
     def redacted(self, type_name: str, values: Any) -> Any:
         """Return a job's payload as it may be shown: without what its marked fields hold.
@@ -503,6 +534,11 @@ class Server:
     def _check_queue(self, job: Job, queue: str) -> None:
         if job.queue != self.registry.queue(queue).name:
             raise JobNotFound(f"No job with id {job.id!r} is known in queue {queue!r}")
+
+    def lines_ttl(self, claim: Claim) -> int:
+        """Return the seconds for which Redis keeps lines of a run: as long as the job, about."""
+        kept = self._retention(queue_of(claim.origin)[0])
+        return int(claim.timeout + max(kept.completed_age, kept.failed_age))
 
     def _retention(self, queue: str) -> Retention:
         known = self.registry.queues.get(queue)

@@ -26,6 +26,7 @@ from jobserver.broker.stock import StockJob
 from jobserver.broker.tail import Tail
 from jobserver.errors import JobNotFound, LedgerBehind, RedisUnavailable, WrongState
 from jobserver.policy import Queue, Retention
+from jobserver.transcript import MOST_BYTES, MOST_LINES
 
 BULK = 250  # jobs per script call: some 5 ms of the server's time
 MIB = 1024 * 1024
@@ -359,6 +360,23 @@ class Broker:
             "progress", job_id, exec_id, f"{percent:g}", jobs.utf8(message)
         )
         return word.decode()
+
+    def log(self, job_id: str, run: str, *, dropped: int, lines: Sequence[bytes], ttl: int) -> bool:
+        """Keep lines that a run logged, for `ttl` seconds; return whether the run is still there.
+
+        `dropped` is how many there were before these that nobody has.
+        """
+        caps: tuple[Argument, ...] = (MOST_LINES, MOST_BYTES, ttl)
+        return bool(self.run_script("log", job_id, run, dropped, *caps, *lines))
+
+    def lines(self, job_id: str, run: str) -> tuple[int, list[bytes]]:
+        """Return how many lines a run has logged, as far as the job says, and those kept."""
+        with available():
+            pipe = self.connection.pipeline(transaction=True)
+            pipe.hmget(keys.job(job_id), "run", "logged")
+            pipe.lrange(keys.log(run), 0, -1)
+            (holder, logged), kept = pipe.execute()
+        return int(logged or 0) if holder == run.encode() else 0, kept
 
     def standing(self, job_id: str, exec_id: str) -> str:
         """Return what `progress` would answer, and note nothing."""

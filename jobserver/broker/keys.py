@@ -14,6 +14,7 @@
 | rq:worker:<name>:executions | set | `<id>:<exec>` of those that the worker holds |
 | jobserver:held | hash | `<id>:<exec>` of running runs → `<origin> <started> <flags> <worker>` |
 | jobserver:leases | zset | `<id>:<exec>` by when the lease runs out (ms) |
+| jobserver:log:<run> | list | the last lines that a run logged, as JSON |
 | jobserver:events | stream | every state change |
 | jobserver:recorder | hash | how far the ledger is: position, events, base, trimmed |
 | jobserver:full | string | there while the events that are not recorded are at their bound |
@@ -42,8 +43,8 @@ parked (why), made, skipped, missed (how many ticks), job (its last), after (wha
 An origin is a queue of RQ's: `<queue>:high`, `<queue>` or `<queue>:low`. Our fields of a job: type,
 run, call, key, limit (its rate key), owner, trace, exec (who holds it, or held it last), attempt,
 attempts, backoff, progress, message, due, cancel (asked for), rerun (what follows), crashes (how
-often it ended its process), said (the end that the events know). With another RQ_KEY_PREFIX than
-`rq`, our keys stand behind it: `<prefix>:jobserver:…`.
+often it ended its process), logged (how many lines its run logged), said (the end that the events
+know). With another RQ_KEY_PREFIX than `rq`, our keys stand behind it: `<prefix>:jobserver:…`.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ def wake(queue: str) -> str:
 def worker(name: str) -> str:
     """Return the key of the hash of a worker that is registered with RQ."""
     return f"{RQ}worker:{name}"
+
+
+def log(run: str) -> str:
+    """Return the key of the lines that a run logged."""
+    return f"{OURS}log:{run}"
 
 
 def call(call_id: str) -> str:

@@ -67,7 +67,8 @@ def blueprint() -> Blueprint:
         """Follow one job: its state at first, then `progress`, `state` and `log`, at last `end`.
 
         `state`, `progress` and `end` carry the job as `GET /api/v1/jobs/<id>` answers it, `log`
-        {"at", "event", "message"}. The stream closes after `end`.
+        {"at", "event", "message"}, with "level" where the job logged it. The stream closes after
+        `end`.
         """
         server, principal = current.server(), guard.principal()
         app, gate, credential = current.application(), guard.gate(), guard.credential()
@@ -136,7 +137,7 @@ def _changes(
             yield b":\n\n"
             continue
         for event in news.events:
-            if said := _said(event):
+            for said in _said(event):
                 yield _event("log", said)
         before, job_now = job, news.job
         if job_now is None or not principal.sees(job_now.owner):
@@ -157,14 +158,16 @@ def _name(before: Job, job: Job) -> str:
     return "progress" if is_same else "state"
 
 
-def _said(event: Event) -> dict[str, Any] | None:
-    """Return what an event says in words, None if nothing."""
+def _said(event: Event) -> list[dict[str, Any]]:
+    """Return what an event says in words: lines that the job logged, or one of the engine's."""
     said = event.fields
+    if event.name == "log":
+        return [{"event": "log", **line} for line in payload.loads(said["lines"])]
     message = said.get("message") or said.get("error_message") or said.get("reason")
     if not message:
-        return None
+        return []
     at = datetime.fromtimestamp(event.at, tz=UTC)
-    return {"at": at, "event": event.name, "message": message}
+    return [{"at": at, "event": event.name, "message": message}]
 
 
 def _event(name: str, data: dict[str, Any], *, version: str | None = None) -> bytes:

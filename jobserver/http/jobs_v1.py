@@ -18,11 +18,12 @@ from jobserver.http import guard, paging, problems
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.enqueue import AcceptedSchema, JobRequestSchema, prepared
 from jobserver.http.idempotency import call_id, idempotent
-from jobserver.http.polling import seen
+from jobserver.http.polling import seen, unknown
 from jobserver.http.schemas import (
     AttemptsSchema,
     JobSchema,
     JobSummarySchema,
+    LogsSchema,
     ProblemSchema,
     ResultSchema,
     attempt_body,
@@ -54,6 +55,12 @@ class JobsFilterSchema(JobFilterSchema):
     """Which jobs are listed."""
 
     queue = fields.String(metadata={"description": "name, key or alias"})
+
+
+class RunSchema(Schema):
+    """Which run of a job is meant."""
+
+    run = fields.String(metadata={"description": "its id; the job's last run if none is named"})
 
 
 class BulkSchema(Schema):
@@ -212,6 +219,24 @@ def blueprint() -> Blueprint:
             items = [spent_body(spent) for spent in runs.attempts(server.db, run)]
         return Response(payload.dumps({"items": items}), content_type="application/json")
 
+    @routes.get("/<job_id>/logs")
+    @routes.arguments(RunSchema, location="query")
+    @routes.response(200, LogsSchema)
+    @routes.alt_response(410, "GONE")
+    def list_lines(asked: Mapping[str, str], job_id: str) -> Response:
+        """List the lines that a run has logged, of the job's last run if none is named.
+
+        They are the last 200, or 64 KiB, of all its attempts; `dropped` is how many came before.
+        """
+        server = current.server()
+        run = asked.get("run") or _own(job_id).run_id
+        if "run" in asked and not _is_seen(job_id, run):
+            raise unknown(job_id)
+        lines = server.lines(job_id, run)
+        items = [{"number": number, **line} for number, line in lines]
+        body = {"run": run, "dropped": lines[0][0] - 1 if lines else 0, "items": items}
+        return Response(payload.dumps(body), content_type="application/json")
+
     return routes
 
 
@@ -271,6 +296,16 @@ def listing(asked: Mapping[str, Any], *, queue: str | None, of: str) -> Response
 
 def _own(job_id: str) -> Job:
     return seen(job_id, principal=guard.principal())
+
+
+def _is_seen(job_id: str, run: str) -> bool:
+    """Tell whether a run is this job's, and one that the asker may see."""
+    server, asker = current.server(), guard.principal()
+    job = server.broker.fetch_many([job_id])[0]
+    if job is not None and job.run_id == run:
+        return asker.sees(job.owner)
+    past = server.recall_run(run)
+    return past is not None and past.job == job_id and asker.sees(past.owner)
 
 
 def _made_at_once(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -161,6 +161,25 @@ class SpentAttemptSchema(AttemptSchema):
     peakRss = fields.Integer(required=True, allow_none=True, metadata={"description": "in bytes"})
 
 
+class LineSchema(Schema):
+    """A line that a job logged; `number` counts from 1 over all attempts of its run."""
+
+    number = fields.Integer(required=True)
+    at = fields.AwareDateTime(required=True)
+    attempt = fields.Integer(required=True)
+    level = fields.String(required=True, metadata={"example": "info"})
+    logger = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class LogsSchema(Schema):
+    """The last lines of a run."""
+
+    run = fields.String(required=True)
+    dropped = fields.Integer(required=True, metadata={"description": "lines before the first"})
+    items = fields.List(fields.Nested(LineSchema), required=True)
+
+
 class AttemptsSchema(Schema):
     """The attempts of a job."""
 

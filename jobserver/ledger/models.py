@@ -206,6 +206,17 @@ series = Table(
 )
 
 
+# The last lines that a run logged, as JSON, numbered from 1 over all its attempts.
+lines = Table(
+    f"{PREFIX}line",
+    metadata,
+    Column("run", String(32), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("line", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
 def owns_table(name: str | None) -> bool:
     """Return whether a table is the engine's, for `include_name` in the host's own Alembic env.py.
 

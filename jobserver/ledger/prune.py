@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, select
 
 from jobserver.ledger.database import database
-from jobserver.ledger.models import attempts, runs
+from jobserver.ledger.models import attempts, lines, runs
 
 BATCH = 500  # runs of one transaction
 REST = 0.2  # seconds at most between two transactions, as long as the last one took
 
-OF_A_RUN = [attempts]  # tables whose rows go with their run
+OF_A_RUN = [attempts, lines]  # tables whose rows go with their run
 
 
 def prune(engine: Engine, *, days: float, most: int, now: datetime | None = None) -> int:

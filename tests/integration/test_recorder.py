@@ -20,6 +20,7 @@ from jobserver import JobServer, Queue
 from jobserver.broker import Broker, keys
 from jobserver.errors import LedgerBehind, NotMigrated
 from jobserver.ledger.models import attempts, position, runs
+from jobserver.ledger.models import lines as line_rows
 from jobserver.ledger.prune import prune
 from jobserver.recorder import Recorder
 from jobserver.scheduler.backlog_watch import BacklogWatch
@@ -423,3 +424,26 @@ def test_what_a_stock_worker_ran_is_an_attempt_too(
     assert (spent["number"], spent["outcome"]) == (1, "failed")
     assert "ValueError: always" in spent["traceback"]
     assert run["fingerprint"]
+
+
+def test_the_last_lines_of_a_run_are_recorded(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a", run="0001", attempts=1)])
+    claim = hand.take()
+    for first in (1, 151):
+        texts = [f'{{"message":"{number} \\u0000 ü"}}'.encode() for number in range(150)]
+        assert broker.log("a", "0001", dropped=0, lines=texts, ttl=60)
+        if first == 1:
+            recorder.work()
+            assert len(rows(engine, line_rows)) == 150
+    assert not broker.log("a", "0000", dropped=0, lines=[b"{}"], ttl=60), "of another run"
+    recorder.work()
+    kept = rows(engine, line_rows, run="0001")
+    assert [row["number"] for row in kept] == list(range(101, 301))
+    hand.end(claim, "failed")
+    recorder.work()
+    later = datetime.now(UTC) + timedelta(days=2)
+    assert prune(engine, days=1, most=100, now=later) == 1
+    assert rows(engine, line_rows) == []
+    assert kept[-1]["line"].startswith('{"message":"149')

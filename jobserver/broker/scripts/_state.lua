@@ -131,7 +131,7 @@ local function purge(id, origin)
   for _, registry in ipairs({'finished:', 'failed:', 'canceled:'}) do
     call('ZREM', RQ .. registry .. origin, id)
   end
-  call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id)
+  call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id, OURS .. 'log:' .. (seen[2] or ''))
   if seen[1] then call('SET', OURS .. 'call:' .. seen[1], id .. ' ' .. (seen[2] or '') .. ' new', 'EX', 600, 'NX') end
 end
 

@@ -5,15 +5,17 @@ It knows nothing of jobs/, and nothing here but the five lines in `create_app` i
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import structlog
 from flask import Flask, abort, g, jsonify, request
 from flask_sqlalchemy import SQLAlchemy
 from marshmallow import Schema, fields
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from jobserver import Config, Discard, JobServer, Policy, Queue, fixed, job
+from jobserver import Config, Discard, JobServer, Policy, Queue, current_run, fixed, job
 from jobserver.auth import Principal
 from jobserver.broker import Broker, Claim, Share
 from jobserver.ids import new_id
@@ -21,6 +23,8 @@ from jobserver.server import Server
 
 TOKEN = "a-token-for-tests"
 MAIL = Queue("mail", key="MAIL")
+
+logger = logging.getLogger(__name__)
 
 
 class Letter(Schema):
@@ -57,6 +61,18 @@ class Charge(Schema):
 def charge(*, card: str, amount: int) -> None:
     """Charge a card, which always fails and says with which."""
     raise RuntimeError(f"the card {card!r} has no {amount} left")
+
+
+@job(queue=MAIL, schema=Charge, policy=Policy(attempts=2, backoff=fixed(0)), users=True)
+def tell(*, card: str, amount: int) -> None:
+    """Log `amount` lines, in both ways, and fail at the first attempt."""
+    for number in range(amount):
+        logger.info("line %d with %s", number, card)
+    structlog.stdlib.get_logger(__name__).warning("told", amount=amount)
+    logger.debug("not at this level")
+    run = current_run()
+    if run and run.attempt == 1:
+        raise ConnectionError("once more")
 
 
 class Base(DeclarativeBase):

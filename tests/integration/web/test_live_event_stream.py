@@ -173,7 +173,8 @@ def test_a_job_that_is_purged_ends_the_stream(
     stream.event()
     server.empty("mail")
     assert redis.exists(keys.job(job.id)) == 0
-    assert stream.rest() == []
+    ((name, said),) = stream.rest()
+    assert (name, said["event"], said["message"]) == ("log", "purged", "empty")
 
 
 def test_when_the_process_stops_the_streams_end(admin: FlaskClient, server: JobServer) -> None:
