@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from click import Group
+from flask import Flask
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -137,6 +139,13 @@ def test_alerts_say_what_is_wrong_and_for_how_long() -> None:
         grouping = grouped(rule["expr"])
         for label in re.findall(r"\$labels\.(\w+)", str(rule["annotations"])):
             assert label in grouping
+
+
+def test_commands_that_are_recommended_exist(seeds: Flask) -> None:
+    text = "".join((OPERATIONS / name).read_text() for name in ("alerts.yml", "metrics.md"))
+    jobs = seeds.cli.commands["jobs"]
+    assert isinstance(jobs, Group)
+    assert set(re.findall(r"flask jobs ([a-z-]+)", text)) <= set(jobs.commands)
 
 
 def test_the_dashboard_can_be_imported_beside_any_data_source() -> None:
