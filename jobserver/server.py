@@ -45,7 +45,7 @@ from jobserver.ids import new_id
 from jobserver.job_type import JobType
 from jobserver.ledger import lines, runs
 from jobserver.ledger.outbox import Outbox
-from jobserver.ledger.runs import Run, Sought, State
+from jobserver.ledger.runs import Run, Sought
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.live import Lookout
 from jobserver.payload import dumps, job_id, loads
@@ -303,6 +303,19 @@ class Server:
         """Return a job as it stands; raises JobNotFound."""
         return self.broker.fetch(job_id)
 
+    def find(self, job_id: str) -> Job:
+        """Return a job as it stands, or, once Redis has let it go, as its last run left it.
+
+        Raises JobNotFound, JobPurged, DatabaseUnavailable.
+        """
+        job = self.broker.fetch_many([job_id])[0]
+        if job is not None:
+            return job
+        run = self.recall(job_id)
+        if run is None:
+            raise JobNotFound(f"No job with id {job_id!r} is known")
+        return run.as_job
+
     def recall(self, job_id: str) -> Run | None:
         """Return the last run of a job that the ledger has, for a job that Redis has let go.
 
@@ -320,17 +333,18 @@ class Server:
         except (NoDatabase, NotMigrated):
             return None
 
-    def recalled(self, queue: str, *, state: State | None = None, limit: int = 50) -> list[Job]:
+    def recalled(self, queue: str, *, is_dead: bool = False, limit: int = 50) -> list[Job]:
         """Return the last runs of a queue that the ledger has, the newest first, as jobs.
 
+        With `is_dead` only failed ones that nobody has discarded and whose jobs have not run since.
         None of them where there is no ledger. Raises DatabaseUnavailable.
         """
-        sought = Sought(queue=self.registry.queue(queue).name, state=state)
+        sought = Sought(queue=self.registry.queue(queue).name, is_dead=is_dead)
         try:
             found, _ = runs.find(self.db, sought, limit=limit)
         except (NoDatabase, NotMigrated):
             return []
-        return [run.as_job for run in found]
+        return [run.as_job for run in found if run.state != "purged"]
 
     def lines(self, job_id: str, run: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the lines that a run of a job has logged, with their numbers: the last 200.

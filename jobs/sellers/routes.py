@@ -20,14 +20,14 @@ LIMIT = LimitSchema(unknown="exclude")
 
 
 @status.get("/status/user/<user_id>")
-@JobServer.describe(answers={200: JobStatusAnswerSchema})
+@JobServer.describe(answers={200: JobStatusAnswerSchema}, errors=(410,))
 def show_user(user_id: str) -> Response:
     """Show the latest job of a user."""
     return jsonify({"success": True, "data": job_status_body(job_status.get_user_status(user_id))})
 
 
 @status.get("/status/job/<job_id>")
-@JobServer.describe(answers={200: JobStatusAnswerSchema})
+@JobServer.describe(answers={200: JobStatusAnswerSchema}, errors=(410,))
 def show_job(job_id: str) -> Response:
     """Show one job."""
     return jsonify({"success": True, "data": job_status_body(job_status.get_job(job_id))})
@@ -36,7 +36,7 @@ def show_job(job_id: str) -> Response:
 @status.get("/recent")
 @JobServer.describe(query=LimitSchema, answers={200: JobStatusListSchema})
 def list_recent() -> Response:
-    """List the jobs that started last."""
+    """List what started last, the newest first."""
     return _listing(job_status.get_recent(**LIMIT.load(request.args)))
 
 
@@ -50,7 +50,7 @@ def show_statistics() -> Response:
 @status.get("/failed")
 @JobServer.describe(query=LimitSchema, answers={200: JobStatusListSchema})
 def list_failed() -> Response:
-    """List the failed jobs, the newest first."""
+    """List the jobs that failed and have not run since, the newest first."""
     return _listing(job_status.get_failed(**LIMIT.load(request.args)))
 
 

@@ -14,7 +14,7 @@ from flask import Response, request
 from jobserver import current, payload
 from jobserver.auth import Principal
 from jobserver.broker import Job
-from jobserver.errors import JobNotFound, JobPurged, PayloadInvalid
+from jobserver.errors import JobNotFound, PayloadInvalid
 from jobserver.http import guard
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.schemas import JobSchema, job_body
@@ -87,8 +87,6 @@ def visible(job_id: str, job: Job | None, *, principal: Principal) -> Job:
     run = current.server().recall(job_id)
     if run is None or not principal.sees(run.owner):
         raise unknown(job_id)
-    if run.state == "purged":
-        raise JobPurged(f"Job {job_id!r} was removed at {run.purged_at:%Y-%m-%dT%H:%M:%SZ}")
     return run.as_job
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from jobserver import payload
 from jobserver.broker import Job
+from jobserver.errors import JobPurged
 from jobserver.ledger.database import database
 from jobserver.ledger.models import DEAD, NOT_COMPLETED
 from jobserver.ledger.models import attempts as attempt_rows
@@ -34,7 +35,6 @@ _RAW_STATUSES: Mapping[State, str] = {
     "completed": "finished",
     "failed": "failed",
     "canceled": "canceled",
-    "purged": "canceled",
 }
 LOOKED_AT = 2000  # runs per search: what is asked for may be rare
 # A run gets its id where it is asked for, by that host's clock; it is enqueued when Redis has it.
@@ -91,14 +91,16 @@ class Run:
 
     @property
     def as_job(self) -> Job:
-        """The job as this run left it."""
+        """The job as this run left it; raises JobPurged if somebody removed it."""
+        if self.state == "purged":
+            raise JobPurged(f"Job {self.job!r} was removed at {self.purged_at:%Y-%m-%dT%H:%M:%SZ}")
         return Job(
             id=self.job,
             run_id=self.run,
             type=self.type,
             queue=self.queue,
             priority=self.priority,
-            status="canceled" if self.state == "purged" else self.state,
+            status=self.state,
             raw_status=_RAW_STATUSES[self.state],
             progress=100 if self.state == "completed" else 0,
             attempt=self.attempt,

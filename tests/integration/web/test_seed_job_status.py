@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from redis import Redis
+from sqlalchemy import create_engine
 
+from jobs.records import db
 from jobserver import JobServer
+from jobserver.broker import keys
+from jobserver.ledger import models
+from jobserver.recorder import Recorder
 from tests.hands import Hand, request_of
 from tests.integration.web.contract import assert_like, assert_problem
 
@@ -46,6 +53,27 @@ def fetching(user_id: str, **more: Any) -> Any:
         payload=json.dumps({"userId": user_id}),
         **more,
     )
+
+
+@pytest.fixture
+def recorder(server: JobServer) -> Iterator[Recorder]:
+    """What writes the ledger; its tables are empty, and so is Valkey."""
+    tables = (models.position, models.attempts, models.runs)
+    with db.engine.begin() as connection:
+        for table in tables:
+            connection.execute(table.delete())
+    recorder = Recorder(server, db.engine)
+    yield recorder
+    recorder.close()
+
+
+def forget(server: JobServer, redis: Redis, *users: str) -> None:
+    """Let Redis let the jobs of users go, as it does when they expire."""
+    for user_id in users:
+        assert redis.delete(keys.job(f"user-{user_id}")) == 1
+        redis.delete(keys.results(f"user-{user_id}"))
+        for name in ("finished", "failed"):
+            redis.zrem(keys.registry(name, "user-data"), f"user-{user_id}")
 
 
 def complete(server: JobServer, hand: Hand, *users: str) -> None:
@@ -170,3 +198,62 @@ def test_queue_statistics_count_jobs_by_state(
     body = response.get_json()
     assert_like(body, {"success": True, "data": COUNTS}, extra={"data": {"paused"}})
     assert body["data"] == COUNTS | {"paused": 0}
+
+
+def test_a_job_that_redis_let_go_is_shown_as_before(
+    viewer: FlaskClient, server: JobServer, hand: Hand, recorder: Recorder, redis: Redis
+) -> None:
+    complete(server, hand, "7")
+    fail(server, hand, "8")
+    recorder.work()
+    paths = ("user/7", "job/user-7", "user/8", "job/user-8")
+    before = [viewer.get(f"/app/job-status/status/{path}").get_json() for path in paths]
+    forget(server, redis, "7", "8")
+    after = [viewer.get(f"/app/job-status/status/{path}").get_json() for path in paths]
+    for was, now in zip(before, after, strict=True):
+        assert_like(now["data"], was["data"])
+        told = ("jobId", "userId", "status", "progress", "accountsProcessed", "errors", "rawStatus")
+        assert [now["data"][name] for name in told] == [was["data"][name] for name in told]
+    assert_like(after[0], {"success": True, "data": JOB}, extra={"data": OURS})
+
+
+def test_lists_go_on_behind_what_redis_keeps(
+    viewer: FlaskClient, server: JobServer, hand: Hand, recorder: Recorder, redis: Redis
+) -> None:
+    complete(server, hand, "1")
+    fail(server, hand, "2", "3")
+    recorder.work()
+    forget(server, redis, "1", "2", "3")
+    complete(server, hand, "4", "2")  # the second has failed before
+    fail(server, hand, "5")
+    recorder.work()
+
+    def listed(path: str) -> list[tuple[str, str]]:
+        data = viewer.get(f"/app/job-status/{path}").get_json()["data"]
+        return [(job["userId"], job["status"]) for job in data]
+
+    recent = [("5", "failed"), ("2", "completed"), ("4", "completed")]
+    recent += [("3", "failed"), ("2", "failed"), ("1", "completed")]
+    assert listed("recent") == recent
+    assert listed("recent?limit=4") == recent[:4]
+    assert listed("failed") == [("5", "failed"), ("3", "failed")]
+    assert listed("failed?limit=1") == [("5", "failed")]
+
+
+def test_a_removed_job_is_gone(viewer: FlaskClient, server: JobServer, recorder: Recorder) -> None:
+    server.broker.enqueue([fetching("7")])
+    server.empty("user-data")
+    recorder.work()
+    assert_problem(viewer.get("/app/job-status/status/user/7"), 410)
+
+
+def test_without_a_ledger_lists_have_what_redis_keeps(
+    viewer: FlaskClient, server: JobServer, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete(server, hand, "1")
+    monkeypatch.setattr(server, "db", create_engine("sqlite:////nowhere/at/all.db"))
+    assert viewer.get("/app/job-status/recent").get_json()["count"] == 1
+    assert_problem(viewer.get("/app/job-status/status/user/7"), 503)
+    monkeypatch.setattr(server, "db", None)
+    assert viewer.get("/app/job-status/recent").get_json()["count"] == 1
+    assert_problem(viewer.get("/app/job-status/status/user/7"), 404)
