@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -48,13 +49,21 @@ class PostgreSQL:
         for process in processes:
             process.kill()
         psutil.wait_procs(processes, timeout=10)
-        self._thread = threading.Thread(target=self._server.ensure_postgres_running)
+        self._thread = threading.Thread(target=wait_until, args=(self._starts,))
         self._thread.start()
 
     def close(self) -> None:
         """Stop it for good."""
         self._await()
         self._server.cleanup()
+
+    def _starts(self) -> bool:
+        # A backend that was forked in the last moment holds the memory until it notices.
+        try:
+            self._server.ensure_postgres_running()
+        except subprocess.SubprocessError:
+            return False
+        return True
 
     def _await(self) -> None:
         if self._thread:

@@ -50,10 +50,13 @@ ERRORS = [
     (errors.CallbackRefused, 404),
     (errors.UnknownQueue, 404),
     (errors.UnknownJobType, 404),
+    (errors.RunNotFound, 404),
+    (errors.ScheduleNotFound, 404),
     (errors.TokenNotFound, 404),
     (errors.TokenExists, 409),
     (errors.KeyConflict, 409),
     (errors.WrongState, 409),
+    (errors.JobPurged, 410),
     (errors.PayloadTooLarge, 413),
     (errors.PayloadInvalid, 422),
     (errors.QuotaExceeded, 429),
@@ -63,6 +66,7 @@ ERRORS = [
     (errors.NoDatabase, 501),
     (errors.Unavailable, 503),
     (errors.RedisUnavailable, 503),
+    (errors.LedgerBehind, 503),
     (errors.DatabaseUnavailable, 503),
 ]
 
@@ -86,7 +90,7 @@ def test_every_error_class_is_covered() -> None:
     answered = {
         kind for kind in declared if issubclass(kind, errors.JobServerError) and kind.status != 500
     }
-    assert answered - {kind for kind, _ in ERRORS} <= {errors.NotFound}
+    assert answered - {kind for kind, _ in ERRORS} <= {errors.NotFound, errors.Gone}
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 409, 413, 415, 422, 429, 503])

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 
 from jobserver import JobServer
 from jobserver.auth import Principal
+from jobserver.broker import keys
 from jobserver.testing import enqueued, work
 from tests.integration.web.conftest import MakeShop
 from tests.integration.web.shop import TOKEN, claim, send_letter
@@ -49,6 +50,17 @@ def test_a_job_is_accepted_with_where_to_ask_for_it(admin: FlaskClient) -> None:
     assert response.headers["Retry-After"] == "2"
     assert admin.get(url).get_json()["status"] == "waiting"
     assert [job.payload for job in enqueued()] == [{"to": "ada"}]
+
+
+def test_no_job_is_accepted_while_the_ledger_is_too_far_behind(
+    admin: FlaskClient, server: JobServer
+) -> None:
+    server.broker.connection.set(f"{keys.OURS}full", 1)  # as backlog.lua does
+    response = admin.post(JOBS, json=LETTER)
+    assert "caught up" in problem(response, 503)["detail"]
+    assert response.headers["Retry-After"] == "10"
+    server.broker.backlog()
+    assert admin.post(JOBS, json=LETTER).status_code == 202
 
 
 def test_the_same_key_is_answered_with_the_same_job(admin: FlaskClient) -> None:
