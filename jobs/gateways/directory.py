@@ -104,7 +104,10 @@ class Directory:
         `read` makes an item of a record; it raises ValueError for one that makes no sense.
         """
         query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
-        return _page(self._get(path, query), path.rpartition("/")[2], read)
+        page = _page(self._get(path, query), path.rpartition("/")[2], read)
+        if page.cursor == cursor:
+            raise VendorUnavailable(f"The directory's page {cursor!r} is followed by itself")
+        return page
 
     def _get(
         self, path: str, query: Mapping[str, str], *, etag: str | None = None

@@ -102,8 +102,6 @@ def _everybody(directory: Directory, sync: Sync, size: int) -> Iterator[_Batch]:
     cursor: str | None = sync.cursor
     while cursor is not None:
         page = directory.users(cursor=cursor, limit=size)
-        if page.cursor == cursor:
-            raise VendorUnavailable(f"The directory's page {cursor!r} is followed by itself")
         cursor = page.cursor
         yield _Batch(users=page.items, refusals=page.refusals, cursor=cursor, total=page.total)
 

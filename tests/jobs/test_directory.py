@@ -129,6 +129,7 @@ def test_too_many_requests_wait_as_long_as_the_directory_says(
         (200, {}, VendorUnavailable),
         (200, {"users": {}}, VendorUnavailable),
         (200, {"users": [], "nextCursor": 7}, VendorUnavailable),
+        (200, {"users": [], "nextCursor": "x y&z"}, VendorUnavailable),  # for ever
     ],
 )
 def test_an_answer_that_is_none_is_an_error(

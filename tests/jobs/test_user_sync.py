@@ -15,6 +15,7 @@ from jobs.gateways.errors import VendorUnavailable
 from jobs.records import SyncRun, User, db, writing
 from jobs.records.errors import SyncOvertaken
 from jobs.records.sync_run import advance_sync, begin_sync
+from jobs.users import user_sync
 from jobs.users.jobs import USER_SYNC_SCHEDULE, sync
 from jobs.users.sync import due_before, sync_users
 from jobserver import Job, current, exponential, steps
@@ -233,6 +234,33 @@ def test_an_incremental_sync_by_hand_takes_who_was_not_synced_for_twenty_minutes
     assert found["user-4"].sync_error
     assert all(len(query["ids"].split(",")) == 50 for _, query in asked(sandbox))
     assert counts(incremental()) == (1, 0, 1), "only the malformed one is due still"
+    let_pass(EVERY)
+    sandbox.steer("directory", removed=["user-5"], changed={"user-6": {"id": None}})
+    assert counts(incremental()) == (149, 148, 1)
+    assert users()["user-5"].active, "who is missing may be the one without an id"
+
+
+def test_a_job_of_the_schedule_is_measured_against_its_tick() -> None:
+    user_sync.initialize_user_sync_scheduler()
+    full()
+    let_pass(timedelta(minutes=11))
+    assert counts(incremental()) == (0, 0, 0), "by hand it takes twenty minutes"
+    current.server().schedules.trigger(USER_SYNC_SCHEDULE.id)
+    (done,) = work()
+    assert counts(done.result) == (150, 150, 0)
+
+
+def test_a_sync_is_remembered_for_thirty_days() -> None:
+    for days in (29, 31):
+        begin_sync(f"{days} days old", kind="users full")
+        with writing() as session:
+            session.execute(
+                update(SyncRun)
+                .where(SyncRun.run == f"{days} days old")
+                .values(started_at=datetime.now(UTC) - timedelta(days=days))
+            )
+    begin_sync("new", kind="users full")
+    assert set(db.session.scalars(select(SyncRun.run))) == {"29 days old", "new"}
 
 
 def test_what_has_not_changed_is_not_sent_again(sandbox: Sandbox) -> None:
@@ -246,10 +274,14 @@ def test_what_has_not_changed_is_not_sent_again(sandbox: Sandbox) -> None:
     let_pass(EVERY)
     sandbox.steer("directory", changed={"user-120": {"title": "Queen"}})
     assert counts(incremental()) == (150, 150, 0)
+    assert all(one["if_none_match"] for one in sandbox.requests())
     assert [status for status, _ in asked(sandbox)] == [304, 200]
     assert users()["user-120"].title == "Queen"
     let_pass(EVERY)
     sandbox.steer("directory", malformed=["user-1"])
+    assert counts(incremental(batchSize=60)) == (150, 149, 1)
+    assert not any(one["if_none_match"] for one in sandbox.requests()), "other questions"
+    let_pass(EVERY)
     assert counts(incremental()) == (150, 149, 1)
     let_pass(EVERY)
     assert counts(incremental()) == (150, 149, 1), "an error counts as often as it is met"
