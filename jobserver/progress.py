@@ -17,6 +17,7 @@ from functools import cached_property
 
 from jobserver.errors import RedisUnavailable
 from jobserver.outcomes import JobCanceled
+from jobserver.redaction import masked
 from jobserver.transcript import Transcript, Write
 
 INTERVAL = 0.1  # seconds between two writes at least; each is an event too
@@ -183,7 +184,7 @@ def progress(done: float, total: float | None = None, *, message: str = "") -> N
     if run is None:
         return
     percent = done if total is None else 100 * done / total if total else 100
-    run.reporter.say(percent, message)
+    run.reporter.say(percent, masked(message, run.secrets) if message else "")
 
 
 def cancel_requested() -> bool:
