@@ -251,6 +251,22 @@ def test_one_tick_follows_the_job_that_runs(
     assert {second, third} == {tick.at.timestamp() for tick in schedules.runs("hourly")[:2]}
 
 
+def test_a_retry_brings_no_second_follower(
+    schedules: Schedules, server: JobServer, hand: Hand
+) -> None:
+    schedules.put(entry(overlap="queue_one"))
+    failing = schedules.trigger("hourly")
+    claim = hand.take()
+    follower = schedules.trigger("hourly")
+    hand.end(claim, "failed")
+    hand.end(hand.take())
+    server.broker.clean(CLOCK, older_than=-1, registries=["finished"])
+    server.retry(failing.id)
+    hand.end(hand.take())
+    assert hand.claim() == []
+    assert server.broker.fetch_many([follower.id]) == [None]
+
+
 def test_a_tick_cancels_the_job_before_it(
     schedules: Schedules, server: JobServer, hand: Hand
 ) -> None:
@@ -300,6 +316,31 @@ def test_a_deploy_leaves_an_operators_pause_and_other_schedules_alone(
     Scheduler(server).entries.declare(changed, prune=True)
     stands = {one.entry.id: (one.state, one.entry.seconds) for one in schedules.all()}
     assert stands == {"hourly": ("active", 3600), "minute": ("paused", 30)}
+
+
+def test_a_tick_that_is_due_already_survives_a_change(
+    schedules: Schedules, scheduler: Scheduler, redis: Redis
+) -> None:
+    schedules.put(entry())
+    (missed,) = miss(redis, schedules, ticks=1)
+    changed, _ = schedules.put(entry(seconds=86_400))
+    assert changed.next_at is not None
+    assert changed.next_at.timestamp() == missed
+    assert scheduler.enqueue_jobs() == [f"hourly-{missed}"]
+
+
+def test_a_server_that_lost_its_data_gets_what_is_declared_back(
+    schedules: Schedules, server: JobServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobserver.scheduler.scheduler.MINUTE", 0)
+    scheduler = Scheduler(server)
+    scheduler.run(burst=True)
+    redis.hdel("jobserver:entries", "minute")
+    scheduler.run(burst=True)
+    assert [one.entry.id for one in schedules.all()] == ["second"]  # another release removed one
+    redis.delete("jobserver:entries", DUE)
+    scheduler.run(burst=True)
+    assert [one.entry.id for one in schedules.all()] == ["minute", "second"]
 
 
 def test_a_schedule_ends_with_its_last_tick_and_is_kept(
