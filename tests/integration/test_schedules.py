@@ -205,6 +205,30 @@ def test_more_missed_ticks_than_one_look_counts_are_all_counted(
     assert schedules.get("hourly").missed == ticks[0] - missed[0] >= 24_997
 
 
+def test_a_step_that_another_scheduler_took_is_not_taken_again(
+    schedules: Schedules, redis: Redis
+) -> None:
+    schedules.put(entry(misfire="all", overlap="allow"))
+    miss(redis, schedules, ticks=3)
+    due = schedules.entries.due()
+    ((_, tick, found),) = due.entries
+    assert isinstance(found, Entry)
+    step, following, _ = (schedules.firing(found, one) for one in found.steps(tick, now=due.now))
+    assert following.request
+    words = [schedules.fire([one])[0].word for one in (following, step, step, following)]
+    assert words == ["passed", "made", "passed", "made"]
+    assert schedules.get("hourly").made == 2
+
+
+def test_a_change_that_another_overtook_is_not_made(schedules: Schedules) -> None:
+    schedules.put(entry())
+    seen = schedules.entries.text("hourly")
+    schedules.put(entry(seconds=60))
+    assert not schedules.entries.put(entry(seconds=30), seen=seen)
+    assert not schedules.entries.put(entry(seconds=30), seen=None)
+    assert schedules.get("hourly").entry.seconds == 60
+
+
 def test_an_active_job_holds_back_the_next_tick_by_policy(
     schedules: Schedules, scheduler: Scheduler, redis: Redis, hand: Hand
 ) -> None:
