@@ -13,6 +13,7 @@ import click
 from flask.cli import AppGroup
 
 from jobserver import current, payload
+from jobserver.broker import Job
 from jobserver.broker.entries import Schedule
 from jobserver.broker.entry import Entry, Misfire, Overlap
 from jobserver.policy import PRIORITIES
@@ -60,7 +61,7 @@ def list_schedules(*, as_json: bool) -> None:
     head = ("ID", "TYPE", "WHEN", "NEXT", "STATE", "MADE", "SKIPPED", "MISSED")
     rows = [
         (
-            *(one.entry.id, one.entry.type, _when(one.entry), _time(one.next_at)),
+            *(one.entry.id, one.entry.type, one.entry.when, _time(one.next_at)),
             *(_state(one), one.made, one.skipped, one.missed),
         )
         for one in found
@@ -106,9 +107,10 @@ def put(*, schedule_id: str, job_type: str, values: str, **options: Any) -> None
         raise click.BadParameter(f"{values!r} is no JSON: {error}", param_hint="JSON") from error
     given = {name: value for name, value in options.items() if value is not None}
     entry = Entry(id=schedule_id, type=job_type, payload=loaded, **given)
-    with operator_action("schedule.put", target=schedule_id):
+    with operator_action("schedule.put", target=schedule_id) as action:
         schedule, is_new = current.server().schedules.put(entry)
-    made = "made" if is_new else "changed"
+        made = "made" if is_new else "changed"
+        action.detail = f"{made}: {schedule.entry.summary}"
     click.echo(f"{schedule_id} is {made}; it is due {_time(schedule.next_at)}")
 
 
@@ -159,11 +161,11 @@ def runs(*, schedule_id: str, as_json: bool) -> None:
     if as_json:
         _print_json(found)
         return
-    ids = list(dict.fromkeys(tick.job for tick in found if tick.job))
-    jobs = {job.id: job.status for job in server.broker.fetch_many(ids) if job}
+    jobs = server.find_many([tick.job for tick in found if tick.job])
     head = ("TIME", "OUTCOME", "TIMES", "JOB", "STATUS")
     rows = [
-        (_time(t.at), t.word, t.number, t.job or "-", jobs.get(t.job or "", "-")) for t in found
+        (_time(tick.at), tick.word, tick.number, tick.job or "-", _status(jobs.get(tick.job or "")))
+        for tick in found
     ]
     click.echo(table(head, rows) if rows else f"{schedule_id} has not been due yet.")
 
@@ -185,12 +187,8 @@ def _shown(schedule: Schedule) -> Mapping[str, Any]:
     return shown | state
 
 
-def _when(entry: Entry) -> str:
-    if entry.cron is not None:
-        return entry.cron if entry.timezone == "UTC" else f"{entry.cron} {entry.timezone}"
-    seconds = entry.seconds or 0
-    unit = next((unit for unit in "dhm" if seconds % _UNITS[unit] == 0), "s")
-    return f"every {seconds / _UNITS[unit]:g}{unit}"
+def _status(job: Job | None) -> str:
+    return job.status if job else "-"
 
 
 def _state(schedule: Schedule) -> str:

@@ -8,8 +8,8 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from jobserver.broker.entries import Entries, Fired, Firing, Schedule, Tick
-from jobserver.broker.entry import Entry, Step, zone
+from jobserver.broker.entries import Entries, Fired, Firing, Schedule, State, Tick
+from jobserver.broker.entry import Entry, Origin, Step, zone
 from jobserver.broker.job import Job, queue_of
 from jobserver.errors import (
     FieldError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jobserver.server import Server
 
 PREVIEWED = 100  # times at most
+READ = 200  # schedules in one step of a search
 
 
 class Schedules:
@@ -38,6 +39,31 @@ class Schedules:
     def all(self) -> list[Schedule]:
         """Return all schedules by id."""
         return self.entries.schedules()
+
+    def page(
+        self,
+        *,
+        after: str = "",
+        limit: int = 50,
+        type: str | None = None,
+        origin: Origin | None = None,
+        state: State | None = None,
+    ) -> tuple[list[Schedule], bool]:
+        """Return schedules by id that fit, from behind `after` on, and whether there are more."""
+        ids = [name for name in sorted(self.entries.ids()) if name > after]
+        found: list[Schedule] = []
+        step = max(limit + 1, READ)
+        for start in range(0, len(ids), step):
+            found += [
+                one
+                for one in self.entries.schedules(ids[start : start + step])
+                if type in (None, one.entry.type)
+                and origin in (None, one.entry.origin)
+                and state in (None, one.state)
+            ]
+            if len(found) > limit:
+                break
+        return found[:limit], len(found) > limit
 
     def get(self, schedule_id: str) -> Schedule:
         """Return a schedule as it stands; raises ScheduleNotFound."""

@@ -316,6 +316,22 @@ class Server:
             raise JobNotFound(f"No job with id {job_id!r} is known")
         return run.as_job
 
+    def find_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Return by id those jobs that Redis or the ledger has; two queries, however many.
+
+        Those that somebody removed are left out. Raises DatabaseUnavailable.
+        """
+        ids = list(dict.fromkeys(job_ids))
+        kept = zip(ids, self.broker.fetch_many(ids), strict=True)
+        found = {name: job for name, job in kept if job is not None}
+        if not (gone := [name for name in ids if name not in found]):
+            return found
+        try:
+            recalled = runs.latest_of(self.db, gone)
+        except (NoDatabase, NotMigrated):
+            return found
+        return found | {n: run.as_job for n, run in recalled.items() if run.state != "purged"}
+
     def recall(self, job_id: str) -> Run | None:
         """Return the last run of a job that the ledger has, for a job that Redis has let go.
 

@@ -16,7 +16,7 @@ import orjson
 
 from jobserver import cron, payload
 from jobserver.errors import FieldError
-from jobserver.policy import CENTURY, DAY, PRIORITIES, Priority
+from jobserver.policy import CENTURY, DAY, HOUR, MINUTE, PRIORITIES, Priority
 
 Misfire = Literal["skip", "once", "all"]
 Overlap = Literal["allow", "skip", "queue_one", "cancel_previous"]
@@ -27,6 +27,8 @@ MOST_LIMIT = 1000
 LAST_YEAR = 3000
 COUNTED = 10_000  # missed ticks that one look at an entry counts
 MADE = 100  # ticks that one look at an entry makes
+
+UNITS = ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (1.0, "s"))
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
@@ -71,6 +73,20 @@ class Entry:
             *(self.cron, self.seconds, self.timezone, self.jitter),
             *(self.start, self.end, self.count),
         )
+
+    @property
+    def when(self) -> str:
+        """Its ticks in words: `every 20m`, `30 2 * * * Europe/Berlin`."""
+        if self.cron is not None:
+            return self.cron if self.timezone == "UTC" else f"{self.cron} {self.timezone}"
+        seconds = self.seconds or LEAST_SECONDS
+        size, unit = next(one for one in UNITS if seconds % one[0] == 0 or one[1] == "s")
+        return f"every {seconds / size:g}{unit}"
+
+    @property
+    def summary(self) -> str:
+        """Its job type and its ticks in words."""
+        return f"{self.type}, {self.when}"
 
     def ticks(self, *, after: int) -> Iterator[int]:
         """Yield the ticks later than `after`, in order; all in Unix milliseconds."""

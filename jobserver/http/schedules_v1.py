@@ -141,7 +141,7 @@ class ScheduleRunSchema(Schema):
         JobSummarySchema,
         required=True,
         allow_none=True,
-        metadata={"description": "null if it is not kept any more"},
+        metadata={"description": "null if neither Redis nor the ledger has it"},
     )
 
 
@@ -188,11 +188,11 @@ def blueprint() -> Blueprint:
     def list_schedules(asked: Mapping[str, Any]) -> Response:
         """List the schedules by id."""
         place = paging.place(asked.get("cursor"), of="schedules")
-        after = place[0] if place else ""
-        known = current.server().schedules.all()
-        found = [one for one in known if _is_wanted(one, asked, after=after)]
-        shown = found[: asked["limit"]]
-        behind = [shown[-1].entry.id] if len(found) > len(shown) else None
+        filters = {name: asked.get(name) for name in ("type", "origin", "state")}
+        shown, are_more = current.server().schedules.page(
+            after=place[0] if place else "", limit=asked["limit"], **filters
+        )
+        behind = [shown[-1].entry.id] if are_more else None
         body, headers = paging.page(
             [schedule_body(one) for one in shown], behind=behind, of="schedules", asked=asked
         )
@@ -223,14 +223,15 @@ def blueprint() -> Blueprint:
     @routes.alt_response(201, schema=ScheduleSchema, description="Made", success=True)
     @routes.alt_response(409, "CONFLICT")
     @guard.needs("operator")
-    @guard.operator_action("schedule.put")
     def put_schedule(values: Mapping[str, Any], schedule_id: str) -> Response:
         """Make a schedule, or change it to be so; what is left out has its default.
 
         It goes on where it stands unless its times change. One that is declared beside its job type
         stays as declared (409).
         """
-        schedule, is_new = current.server().schedules.put(Entry(id=schedule_id, **values))
+        with guard.operator_action("schedule.put") as action:
+            schedule, is_new = current.server().schedules.put(Entry(id=schedule_id, **values))
+            action.detail = f"{'made' if is_new else 'changed'}: {schedule.entry.summary}"
         return _answer(schedule, status=201 if is_new else 200)
 
     @routes.delete("/<schedule_id>")
@@ -248,10 +249,12 @@ def blueprint() -> Blueprint:
     @routes.response(202, AcceptedSchema)
     @routes.alt_response(409, "CONFLICT")
     @guard.needs("operator")
-    @guard.operator_action("schedule.trigger")
     def trigger_schedule(schedule_id: str) -> Response:
         """Make a job of it now, paused or not, by its overlap policy; its times stay."""
-        return jobs_v1.accepted(current.server().schedules.trigger(schedule_id))
+        with guard.operator_action("schedule.trigger") as action:
+            job = current.server().schedules.trigger(schedule_id)
+            action.detail = job.id
+        return jobs_v1.accepted(job)
 
     @routes.post("/<schedule_id>/pause")
     @routes.response(200, ScheduleSchema)
@@ -275,8 +278,7 @@ def blueprint() -> Blueprint:
         """List what became of the last twenty times, the latest first."""
         server = current.server()
         ticks = server.schedules.runs(schedule_id)
-        ids = list(dict.fromkeys(tick.job for tick in ticks if tick.job))
-        jobs = dict(zip(ids, server.broker.fetch_many(ids), strict=True))
+        jobs = server.find_many([tick.job for tick in ticks if tick.job])
         items = [run_body(tick, jobs.get(tick.job or "")) for tick in ticks]
         return Response(payload.dumps({"items": items}), content_type="application/json")
 
@@ -323,16 +325,6 @@ def run_body(tick: Tick, job: Job | None) -> dict[str, Any]:
         "jobId": tick.job,
         "job": job and summary_body(job),
     }
-
-
-def _is_wanted(schedule: Schedule, asked: Mapping[str, Any], *, after: str) -> bool:
-    entry = schedule.entry
-    return (
-        entry.id > after
-        and asked.get("type") in (None, entry.type)
-        and asked.get("origin") in (None, entry.origin)
-        and asked.get("state") in (None, schedule.state)
-    )
 
 
 def _of_query(error: FieldError) -> FieldError:

@@ -217,6 +217,13 @@ def latest(db: object, job: str) -> Run | None:
     return found[0] if found else None
 
 
+def latest_of(db: object, jobs: Sequence[str]) -> dict[str, Run]:
+    """Return by job the last run of each that is on record; for jobs that ran a few times only."""
+    query = select(run_rows).where(run_rows.c.job.in_(jobs)).order_by(run_rows.c.run)
+    with database(db) as engine, engine.connect() as connection:
+        return {row["job"]: _run(row) for row in connection.execute(query).mappings()}
+
+
 def attempts(db: object, run: Run) -> list[Attempt]:
     """Return the spent attempts of a run, the oldest first; raises as `find` does."""
     names = [field.name for field in fields(Attempt)]

@@ -7,12 +7,14 @@ from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select
+from redis import Redis
+from sqlalchemy import select, update
 
 from jobserver import JobServer
-from jobserver.ledger.models import actions
+from jobserver.ledger.models import actions, runs
+from jobserver.recorder import Recorder
 from jobserver.scheduler import Scheduler
-from jobserver.testing import enqueued
+from jobserver.testing import enqueued, work
 from tests.integration.web.conftest import AskAs, MakeShop
 from tests.integration.web.shop import TOKEN, db
 from tests.integration.web.test_jobs_api import CLOSED, pointers, problem
@@ -151,6 +153,27 @@ def test_a_triggered_job_is_made_at_once_and_once_per_key(admin: FlaskClient) ->
     assert admin.get(f"{SCHEDULES}/nightly/runs").get_json()["items"][1]["job"] is None
 
 
+def test_jobs_of_past_times_are_shown_by_redis_or_the_ledger(
+    admin: FlaskClient, server: JobServer, redis: Redis
+) -> None:
+    admin.put(f"{SCHEDULES}/nightly", json=NIGHTLY | {"overlap": "allow"})
+    trigger = f"{SCHEDULES}/nightly/trigger"
+    first, removed = (admin.post(trigger).get_json()["id"] for _ in range(2))
+    work()
+    second = admin.post(trigger).get_json()["id"]
+    recorder = Recorder(server, db.engine)
+    recorder.work()
+    redis.delete(f"rq:job:{first}")  # as retention does
+    redis.delete(f"rq:job:{removed}")
+    with db.engine.begin() as connection:
+        connection.execute(update(runs).where(runs.c.job == removed).values(state="purged"))
+    jobs = {run["jobId"]: run["job"] for run in items(admin, "nightly/runs")}
+    assert jobs[removed] is None
+    assert {jobs[first]["id"], jobs[second]["id"]} == {first, second}
+    assert (jobs[first]["status"], jobs[second]["status"]) == ("completed", "waiting")
+    recorder.close()
+
+
 def test_a_paused_schedule_makes_nothing_until_it_is_resumed(
     admin: FlaskClient, server: JobServer
 ) -> None:
@@ -223,6 +246,10 @@ def test_what_operators_did_to_schedules_is_on_record(shop: Flask, admin: FlaskC
         admin.post(f"{SCHEDULES}/x/{verb}")
     admin.delete(f"{SCHEDULES}/x")
     columns = (actions.c.action, actions.c.target, actions.c.outcome)
+    details = db.session.scalars(select(actions.c.detail).order_by(actions.c.position)).all()
+    assert details[0] == "made: shop.send_letter, 30 2 * * * Europe/Berlin"
+    assert "#/cron" in details[1]
+    assert details[4].startswith("x-")
     rows = db.session.execute(select(*columns).order_by(actions.c.position)).all()
     assert [tuple(row) for row in rows] == [
         ("schedule.put", "x", "done"),
@@ -290,3 +317,8 @@ def test_without_redis_every_route_says_so(make_shop: MakeShop) -> None:
 
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def items(client: FlaskClient, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get(f"{SCHEDULES}/{path}").get_json()["items"]
+    return found
