@@ -3,8 +3,10 @@
 import json
 
 import click
+from sqlalchemy import select
 
 from jobs.commands import Commands
+from jobs.records import User, db
 from jobs.users import user_sync
 from jobs.users.schemas import status_body
 
@@ -24,6 +26,14 @@ def status() -> None:
     """Print how user sync stands."""
     body = status_body(user_sync.get_user_sync_scheduler_status())
     click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+
+
+@commands.command()
+def refused() -> None:
+    """List the users whose last reading made no sense: id, name as last known, and the reason."""
+    bad = select(User).where(User.sync_error.is_not(None)).order_by(User.directory_id)
+    for user in db.session.scalars(bad):
+        click.echo(f"{user.directory_id}\t{user.username or '-'}\t{user.sync_error}")
 
 
 @commands.command()

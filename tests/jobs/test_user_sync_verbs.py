@@ -9,11 +9,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from jobs.records import db
 from jobs.users import user_sync
 from jobs.users.jobs import USER_SYNC_SCHEDULE, sync
 from jobserver import JobServer, current
 from jobserver.scheduler import Scheduler
-from jobserver.testing import assert_enqueued, work
+from jobserver.testing import assert_enqueued, perform, work
 from tests.sandbox import Sandbox
 
 NAME = USER_SYNC_SCHEDULE.id
@@ -100,6 +101,18 @@ def test_the_commands_do_what_the_routes_do(app: Flask, server: JobServer) -> No
     assert status["repeatableJobs"][0]["every"] == 1_200_000
     assert run(app, "clean-up") == "0 user syncs are purged.\n"
     assert run(app, "clean-up", "--hours", "0") == "1 user syncs are purged.\n"
+
+
+def test_a_command_lists_who_was_refused_and_why(
+    app: Flask, server: JobServer, sandbox: Sandbox
+) -> None:
+    sandbox.steer("directory", malformed=["user-3", "user-9"])
+    perform(sync, {"syncType": "full"})
+    db.session.remove()
+    assert run(app, "refused").splitlines() == [
+        "user-3\t-\tusername is None, no text",
+        "user-9\t-\temail is 'no address', no address",
+    ]
 
 
 def test_what_was_closed_opens_again_when_it_is_used(server: JobServer) -> None:
