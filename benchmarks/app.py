@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from flask import Flask
+from sqlalchemy import create_engine
 
 from jobserver import JobServer, Queue
 
@@ -12,7 +15,8 @@ OTHERS = 12  # queues beside the two that are timed
 def create_app() -> Flask:
     """Return the app by the configuration in the environment."""
     app = Flask("benchmarks")
-    server = JobServer(app, jobs=["benchmarks.tasks"])
+    ledger = os.environ.get("BENCH_LEDGER")
+    server = JobServer(app, jobs=["benchmarks.tasks"], db=create_engine(ledger) if ledger else None)
     for number in range(OTHERS):
         server.registry.add_queue(Queue(f"other-{number}", executor="thread"))
 

@@ -1,20 +1,22 @@
-"""The ledger: how fast runs are recorded, what that costs, and a ledger full of runs to search."""
+"""The ledger: how fast runs are recorded, what that costs, and how workers fare beside it."""
 
 from __future__ import annotations
 
 import os
+import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import Engine, func, select
 
 from benchmarks.measure import Report, valkey
+from benchmarks.workers import BIN, Stopped, Workers
 from jobserver.ledger import migrate
-from jobserver.ledger.models import attempts, runs
-from jobserver.policy import DAY
+from jobserver.ledger.models import position, runs
 from jobserver.recorder import Recorder
 from jobserver.server import Server
 from tests import databases
@@ -23,7 +25,8 @@ from tests.hands import Hand
 RUNS = 20_000
 KINDS = ("postgresql", "sqlite")
 RATES = {"postgresql": 5_000, "sqlite": 3_000}  # runs per second that are to be recorded
-SPAN = 30 * DAY  # of the runs that `fill` makes
+DRAINED = 10_000
+TURNS = 3
 
 
 def run(report: Report) -> None:
@@ -31,6 +34,7 @@ def run(report: Report) -> None:
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as directory, database(kind, Path(directory)) as engine:
             _record(report, kind, engine)
+            _drain(report, kind, engine)
 
 
 @contextmanager
@@ -47,72 +51,6 @@ def database(kind: str, directory: Path) -> Iterator[Engine]:
         migrate(engine)
         yield engine
         engine.dispose()
-
-
-def fill(engine: Engine, count: int) -> None:
-    """Add runs of the last 30 days: 30 types in 14 queues, 1,000 owners, every 33rd has failed.
-
-    A fifth has one of 10,000 keys; a failed run has three attempts and one of 50 fingerprints. A
-    million takes a minute: the indexes are made at the end.
-    """
-    is_sqlite = engine.dialect.name == "sqlite"
-    numbers = "(WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {0} - 1)"
-    numbers = f"{numbers} SELECT i FROM n)" if is_sqlite else "generate_series(0, {0} - 1)"
-    first, step = int((time.time() - SPAN) * 1000), SPAN * 1000 / count
-    ms = f"CAST({first} + i * {step} AS BIGINT)"
-    name = f"printf('%011x%012x', {ms}, i)"
-    moment = f"strftime('%Y-%m-%d %H:%M:%f000', ({ms}) / 1000.0, 'unixepoch')"
-    if not is_sqlite:
-        name = f"lpad(to_hex({ms}), 11, '0') || lpad(to_hex(i), 12, '0')"
-        moment = f"to_timestamp(({ms}) / 1000.0)"
-    has_failed = "i % 33 = 0"
-    values = {
-        "run": name,
-        "job": f"CASE WHEN i % 5 = 0 THEN 'key-' || CAST(i % 10000 AS TEXT) ELSE {name} END",
-        "type": "'system.type_' || CAST(i * 7 % 30 AS TEXT)",
-        "queue": "'queue-' || CAST(i * 7 % 30 % 14 AS TEXT)",
-        "priority": "'normal'",
-        "key": "CASE WHEN i % 5 = 0 THEN 'key-' || CAST(i % 10000 AS TEXT) END",
-        "owner": "'owner-' || CAST(i * 11 % 1000 AS TEXT)",
-        "state": f"CASE WHEN {has_failed} THEN 'failed' ELSE 'completed' END",
-        "attempt": f"CASE WHEN {has_failed} THEN 3 ELSE 1 END",
-        "attempts": "3",
-        "enqueued_at": moment,
-        "started_at": moment,
-        "ended_at": moment,
-        "wait_ms": "i % 1000",
-        "run_ms": "i % 777",
-        "worker": "'worker-' || CAST(i % 8 AS TEXT)",
-        "host": "'host-' || CAST(i % 4 AS TEXT)",
-        "result": f"CASE WHEN NOT {has_failed} THEN '{{\"sent\":' || CAST(i AS TEXT) || '}}' END",
-        "error_type": f"CASE WHEN {has_failed} THEN 'ValueError' END",
-        "error_message": f"CASE WHEN {has_failed} THEN 'no shop ' || CAST(i AS TEXT) END",
-        "reason": f"CASE WHEN {has_failed} THEN 'error' END",
-        "fingerprint": f"CASE WHEN {has_failed} THEN 'print-' || CAST(i / 33 % 50 AS TEXT) END",
-        "payload": '\'{"shop_id":\' || CAST(i AS TEXT) || \',"reason":"order confirmed"}\'',
-    }
-    for index in runs.indexes:
-        index.drop(engine)
-    with engine.begin() as connection:
-        source = f"SELECT {', '.join(values.values())} FROM {numbers.format(count)} AS n(i)"
-        if is_sqlite:
-            source = source.removesuffix(" AS n(i)")
-        connection.execute(text(f"INSERT INTO {runs.name} ({', '.join(values)}) {source}"))
-        for number in (1, 2, 3):
-            spent = select(
-                runs.c.run,
-                text(str(number)),
-                runs.c.ended_at,
-                text("'retried'" if number < 3 else "'failed'"),
-                runs.c.error_type,
-                text("'Traceback (most recent call last): …'"),
-            ).where(runs.c.state == "failed")
-            columns = ["run", "number", "ended_at", "outcome", "error_type", "traceback"]
-            connection.execute(insert(attempts).from_select(columns, spent))
-    for index in runs.indexes:
-        index.create(engine)
-    with engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
 
 
 def _record(report: Report, kind: str, engine: Engine) -> None:
@@ -144,3 +82,56 @@ def _lead(server: Server, jobs: int) -> None:
             claims = hand.claim(threads=100)
             hand.end_many([(claim, "completed") for claim in claims])
             done += len(claims)
+
+
+def _drain(report: Report, kind: str, engine: Engine) -> None:
+    """Drain with a recorder beside the worker and without, in turns."""
+    url = engine.url.render_as_string(hide_password=False)
+    with valkey() as redis_url, tempfile.TemporaryDirectory() as instance:
+        workers = Workers(redis_url, Path(instance))
+        alone, beside, behind = [], [], []
+        for _ in range(TURNS):
+            alone.append(workers.ours("tasks.noop", DRAINED))
+            workers.redis.flushall()
+            with _scheduler(url, workers.log):
+                queue = workers.fill("tasks.noop", DRAINED)
+                _await(workers, engine)
+                with workers.started([queue]):
+                    beside.append(DRAINED / workers.drain(queue, DRAINED))
+                    began = time.perf_counter()
+                    _await(workers, engine)
+                    behind.append(time.perf_counter() - began)
+        with engine.connect() as connection:
+            completed = select(func.count()).select_from(runs).where(runs.c.state == "completed")
+            assert connection.scalar(completed) == RUNS + TURNS * DRAINED, "none is lost"
+    names = f"{statistics.median(alone):,.0f}/s alone"
+    report.figure(
+        f"drain, 10 slots, recorder of {kind} beside ({names})",
+        statistics.median(beside),
+        at_least=0.5 * statistics.median(alone),
+        unit="/s",
+    )
+    name = f"then the ledger is complete after, {kind}"
+    report.figure(name, statistics.median(behind), at_most=5, unit=" s")
+
+
+@contextmanager
+def _scheduler(url: str, log: Path) -> Iterator[None]:
+    command = [str(BIN / "flask"), "--app", "benchmarks.app:create_app", "jobs", "scheduler"]
+    settings = {**os.environ, "BENCH_LEDGER": url}
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
+    with Stopped(process):
+        yield
+
+
+def _await(workers: Workers, engine: Engine) -> None:
+    """Wait until all events are recorded."""
+    last = workers.redis.xinfo_stream("jobserver:events")["last-generated-id"].decode()
+
+    def is_recorded() -> bool:
+        with engine.connect() as connection:
+            found = connection.scalar(select(position.c.position))
+        return found == last
+
+    workers.until(is_recorded, pause=0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -82,6 +83,7 @@ class Recorder:
                 fold = self._fold(entries)
                 began = time.monotonic()
                 if not self._write(fold, after=after, last=last, events=events):
+                    time.sleep(WAIT)  # another one is at it; should that one die, there is this
                     break
                 took = time.monotonic() - began
                 self._server.broker.recorded(last, events=events)
@@ -144,7 +146,11 @@ class Recorder:
                 known.setdefault(entry.run, entry)
         fold = Fold(self._server, self._recall(known))
         for entry in told:
-            fold.take(entry)
+            try:
+                fold.take(entry)
+            except (ValueError, KeyError, zlib.error) as error:
+                # Of another release, or nobody's: one event must not hold up all that follow.
+                logger.error("event %s cannot be recorded: %r: %s", entry.id, error, entry.fields)
         fold.written = [_written(entry) for entry in entries if entry.name == "log"]
         for record in fold.records.values():
             if record.worker and (host := self._host(record.worker)):

@@ -447,3 +447,19 @@ def test_the_last_lines_of_a_run_are_recorded(
     assert prune(engine, days=1, most=100, now=later) == 1
     assert rows(engine, line_rows) == []
     assert kept[-1]["line"].startswith('{"message":"149')
+
+
+def test_an_event_that_cannot_be_read_holds_up_no_other(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, caplog: Any
+) -> None:
+    broker.enqueue([request_of("a", run="r1")])
+    damaged = {"event": "failed", "job": "a", "run": "r1", "queue": "q", "attempt": "one"}
+    for event in (damaged, {"event": "queued", "job": "c", "run": "r3", "type": "of tomorrow"}):
+        redis.xadd(keys.EVENTS, event)
+    broker.enqueue([request_of("b", run="r2")])
+    assert recorder.work() == 4
+    assert [(row["run"], row["state"]) for row in rows(engine, runs)] == [
+        ("r1", "waiting"),
+        ("r2", "waiting"),
+    ]
+    assert caplog.text.count("cannot be recorded") == 2
