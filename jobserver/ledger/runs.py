@@ -174,16 +174,20 @@ def find(
     near, names = _near(sought)
     if before is not None:
         near.append(run_rows.c.run < before)
-    query = select(run_rows).where(*near).order_by(run_rows.c.run.desc())
-    # Looked through in the order of that one index, whatever the planner thinks of the others.
-    looked_at = query.limit(LOOKED_AT).subquery()
-    rest = conditions(sought, looked_at.c, but=names)
-    page = select(looked_at).where(*rest).order_by(looked_at.c.run.desc()) if rest else query
+    newest = run_rows.c.run.desc()
+    near_ids = select(run_rows.c.run).where(*near).order_by(newest)
+    if rest := conditions(sought, run_rows.c, but=names):
+        # The ids come from one index, in its order; only then are rows read, whatever the planner
+        # thinks of other indexes.
+        looked_at = near_ids.limit(LOOKED_AT).subquery()
+        query = select(run_rows).join(looked_at, looked_at.c.run == run_rows.c.run).where(*rest)
+    else:
+        query = select(run_rows).where(*near)
     with database(db) as engine, engine.connect() as connection:
-        found = connection.execute(page.limit(limit + 1)).mappings().all()
+        found = connection.execute(query.order_by(newest).limit(limit + 1)).mappings().all()
         if len(found) > limit:
             return [_run(row) for row in found[:limit]], found[limit - 1]["run"]
-        end = query.with_only_columns(run_rows.c.run).offset(LOOKED_AT - 1).limit(1)
+        end = near_ids.offset(LOOKED_AT - 1).limit(1)
         last = connection.execute(end).scalar() if rest else None
         return [_run(row) for row in found], last
 
