@@ -25,6 +25,7 @@ ENTRIES = 10_000
 PERIOD = 100  # seconds: 100 of them are due at the start of each second
 WARM = 3.0  # seconds until a scheduler that has started has caught up
 MEASURED = 20.0  # seconds
+SHORT = 5.0  # seconds
 
 
 def run(report: Report) -> None:
@@ -59,6 +60,15 @@ def run(report: Report) -> None:
         report.figure(
             "lateness of ticks, p99", late[int(len(late) * 0.99)], at_most=200, unit=" ms"
         )
+        redis.flushall()
+        server.schedules.entries.declare(entries, prune=False)
+        with _scheduler(server, Path(directory)) as doomed, _scheduler(server, Path(directory)):
+            began = server.schedules.entries.now() / 1000
+            time.sleep(SHORT)
+            doomed.kill()
+            time.sleep(SHORT)
+        worst = max(_lateness(redis, since=began))
+        report.figure("latest tick, one of two killed", worst, at_most=5000, unit=" ms")
         yearly = [replace(entry, seconds=365 * 86_400.0) for entry in entries]
         redis.flushall()
         server.schedules.entries.declare(yearly, prune=False)

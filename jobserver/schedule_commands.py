@@ -14,8 +14,8 @@ from flask.cli import AppGroup
 
 from jobserver import current, payload
 from jobserver.broker import Job
-from jobserver.broker.entries import Schedule
 from jobserver.broker.entry import Entry, Misfire, Overlap
+from jobserver.broker.standing import Schedule
 from jobserver.policy import PRIORITIES
 from jobserver.shell import operator_action
 from jobserver.table import table

@@ -8,9 +8,10 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from jobserver.broker.entries import Entries, Fired, Firing, Schedule, State, Tick
+from jobserver.broker.entries import Entries, Fired, Firing
 from jobserver.broker.entry import Entry, Origin, Step, zone
 from jobserver.broker.job import Job, queue_of
+from jobserver.broker.standing import Schedule, State, Tick
 from jobserver.errors import (
     FieldError,
     PayloadInvalid,

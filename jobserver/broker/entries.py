@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 from jobserver.broker import keys
 from jobserver.broker.broker import BULK, Broker, available
@@ -13,6 +12,7 @@ from jobserver.broker.connection import sibling
 from jobserver.broker.entry import Entry, Step
 from jobserver.broker.request import EnqueueRequest
 from jobserver.broker.scripts import Argument
+from jobserver.broker.standing import FIELDS, Schedule, Tick, schedule_of, tick_of
 from jobserver.policy import Retention
 
 ENTRIES = f"{keys.OURS}entries"
@@ -20,15 +20,10 @@ DUE = f"{keys.OURS}due"
 WAKE = f"{keys.OURS}wake"
 SCHEDULERS = f"{keys.OURS}schedulers"
 
-PARKED = (
-    10.0  # seconds until an entry that can't be fired is tried again: a deploy may be under way
-)
+PARKED = 10.0  # seconds until what cannot be fired is tried again: a deploy may be under way
 FIRED = 100  # ticks per script call: some 5 ms of the server's time
 
-State = Literal["active", "paused", "parked", "ended"]
-Word = Literal["made", "noted", "skipped", "missed", "triggered"]
-
-_NO_JOB = ("",) * 15  # as many as a request has arguments
+_NO_JOB = ("",) * len(fields(EnqueueRequest))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,37 +63,6 @@ class Due:
     now: int
     entries: Sequence[tuple[str, int, Entry | ValueError]]
     upcoming: int | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Schedule:
-    """A recurring entry as it stands: its next tick (UTC), and how many ticks became what.
-
-    `reason` says why it is parked; `last_job` is the id of the job it made last.
-    """
-
-    entry: Entry
-    state: State
-    next_at: datetime | None
-    reason: str = ""
-    made: int = 0
-    skipped: int = 0
-    missed: int = 0
-    last_job: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
-    """What became of a tick, or of `number` missed ones, the first of which was due `at` (UTC).
-
-    `job` is the one that was made, or the active one for which the tick was skipped.
-    """
-
-    at: datetime
-    word: Word
-    number: int
-    job: str | None
-    noted_at: datetime
 
 
 class Entries:
@@ -238,13 +202,13 @@ class Entries:
             answer = self._exchange([("HMGET", ENTRIES, *names)])[0] if names else []
             found = {n: text for n, text in zip(names, answer, strict=True) if text}
         names = sorted(found)
-        states = self._exchange([("HMGET", state_key(name), *_STATE) for name in names])
-        return [_schedule(n, found[n], state) for n, state in zip(names, states, strict=True)]
+        states = self._exchange([("HMGET", state_key(name), *FIELDS) for name in names])
+        return [schedule_of(n, found[n], state) for n, state in zip(names, states, strict=True)]
 
     def ticks(self, entry_id: str) -> list[Tick]:
         """Return the last twenty ticks of an entry, the latest first."""
         (rows,) = self._exchange([("LRANGE", f"{keys.OURS}ticks:{entry_id}", 0, -1)])
-        return [_tick(row.decode()) for row in rows]
+        return [tick_of(row.decode()) for row in rows]
 
     def text(self, entry_id: str) -> bytes | None:
         """Return an entry as it is kept, for `put`."""
@@ -300,7 +264,6 @@ def state_key(entry_id: str) -> str:
 
 
 _FIRED = ("word", "job", "canceled")
-_STATE = ("tick", "paused", "ended", "parked", "made", "skipped", "missed", "job")
 
 
 def _arguments(firing: Firing) -> list[Argument]:
@@ -332,44 +295,3 @@ def _readable(text: bytes) -> Entry | None:
 def _is_declared(text: bytes) -> bool:
     entry = _readable(text)
     return entry is not None and entry.origin == "registry"
-
-
-def _schedule(name: str, text: bytes, values: Sequence[bytes | None]) -> Schedule:
-    told = {k: v.decode() for k, v in zip(_STATE, values, strict=True) if v is not None}
-    reason = told.get("parked", "")
-    state: State = "active"
-    try:
-        entry = Entry.from_json(text)
-    except ValueError as error:
-        entry, reason = Entry(id=name, type="", payload={}), str(error)
-    if "ended" in told:
-        state = "ended"
-    elif "paused" in told:
-        state = "paused"
-    elif reason:
-        state = "parked"
-    return Schedule(
-        entry=entry,
-        state=state,
-        next_at=_time(told["tick"]) if "tick" in told else None,
-        reason=reason,
-        made=int(told.get("made", 0)),
-        skipped=int(told.get("skipped", 0)),
-        missed=int(told.get("missed", 0)),
-        last_job=told.get("job"),
-    )
-
-
-def _tick(text: str) -> Tick:
-    at, word, number, job, noted = text.split(" ")
-    return Tick(
-        at=_time(at),
-        word=cast("Word", word),
-        number=int(number),
-        job=None if job == "-" else job,
-        noted_at=_time(noted),
-    )
-
-
-def _time(milliseconds: str | bytes) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)

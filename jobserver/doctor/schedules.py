@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from jobserver.broker.entries import Schedule
+from jobserver.broker.standing import Schedule
 from jobserver.doctor.finding import Finding
 
 

@@ -10,8 +10,8 @@ from marshmallow import Schema, fields, validate
 
 from jobserver import current, payload
 from jobserver.broker import Job
-from jobserver.broker.entries import Schedule, State, Tick, Word
 from jobserver.broker.entry import LEAST_SECONDS, MOST_LIMIT, Entry, Misfire, Origin, Overlap
+from jobserver.broker.standing import Schedule, State, Tick, Word
 from jobserver.errors import FieldError, PayloadInvalid
 from jobserver.http import guard, jobs_v1, paging
 from jobserver.http.blueprint import Blueprint

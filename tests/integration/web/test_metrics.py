@@ -15,7 +15,8 @@ from sqlalchemy import insert
 
 from jobserver import JobServer
 from jobserver.broker import keys, metrics
-from jobserver.broker.entries import SCHEDULERS, Entries, Entry
+from jobserver.broker.entries import SCHEDULERS, Entries
+from jobserver.broker.entry import Entry
 from jobserver.histogram import BUCKETS, Histogram
 from jobserver.ledger import series
 from jobserver.ledger.models import position
