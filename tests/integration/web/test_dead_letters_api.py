@@ -14,12 +14,15 @@ from redis import Redis
 from jobserver import Job, JobServer
 from jobserver.http.dead_letters_v1 import GroupSchema, TallySchema
 from jobserver.ledger import actions
+from jobserver.ledger.fingerprint import fingerprint
 from jobserver.recorder import Recorder
+from jobserver.testing import work
 from tests.hands import Hand
 from tests.integration.web.shop import MAIL, db, send_letter
 from tests.integration.web.test_runs_api import forget
 
 API = "/engine/api/v1"
+FRAME = '  File "/elsewhere/web/shop.py", line 1, in send_letter\n'
 
 
 @pytest.fixture
@@ -76,6 +79,21 @@ def test_failures_of_one_cause_are_a_group(admin: FlaskClient, fail: Any) -> Non
     assert [item["jobId"] for item in listed["items"]] == ["letter-ada"]
     assert admin.get(f"{API}/dead-letters/none").get_json()["items"] == []
     assert admin.get(f"{API}/dead-letters/none?cursor={cursor}").status_code == 422
+
+
+def test_runs_that_raise_at_the_same_place_are_a_group(
+    admin: FlaskClient, server: JobServer, recorder: Recorder
+) -> None:
+    for to in ("ada", "eve"):
+        server.enqueue(send_letter, {"to": to, "text": "lost"}, attempts=1)
+    server.enqueue(send_letter, {"to": "grace", "text": "illegal"})
+    work()
+    recorder.work()
+    items = admin.get(f"{API}/dead-letters").get_json()["items"]
+    assert {(item["count"], item["fingerprint"]) for item in items} == {
+        (2, fingerprint(send_letter.name, "ConnectionError", "the post is on strike", FRAME)),
+        (1, fingerprint(send_letter.name, "Discard", "no such street", FRAME)),
+    }
 
 
 def test_a_group_is_retried_once_however_often_it_is_asked(

@@ -18,6 +18,7 @@ from jobserver.http.schemas import AttemptSchema, JobSchema
 from jobserver.recorder import Recorder
 from tests.hands import Hand
 from tests.integration.web.conftest import MakeShop
+from tests.integration.web.contract import age
 from tests.integration.web.shop import MAIL, TOKEN, charge, db, send_letter
 
 API = "/engine/api/v1"
@@ -144,6 +145,22 @@ def test_a_job_that_somebody_removed_is_gone(
     assert admin.get(f"{API}/jobs/letter-ada").get_json()["status"] == "waiting"
 
 
+def test_what_retention_removes_stays_known_and_what_an_operator_cleans_does_not(
+    admin: FlaskClient, server: JobServer, recorder: Recorder, live: Any, redis: Redis
+) -> None:
+    live("ada")
+    age(redis, "letter-ada", hours=24 * 365)
+    assert server.sweep("mail") == 1
+    live("grace")
+    assert server.clean("mail", older_than=0, states=("completed",)) == 1
+    recorder.work()
+    found = admin.get(f"{API}/jobs/letter-ada")
+    assert (found.status_code, found.get_json()["status"]) == (200, "completed")
+    assert admin.get(f"{API}/jobs/letter-grace").status_code == 410
+    purged = admin.get(f"{API}/runs?state=purged").get_json()["items"]
+    assert [run["jobId"] for run in purged] == ["letter-grace"]
+
+
 def test_users_see_their_own_jobs_and_runs_only(
     ada: FlaskClient, admin: FlaskClient, shop: Flask, live: Any, redis: Redis, server: JobServer
 ) -> None:
@@ -210,7 +227,7 @@ def test_a_run_is_shown_with_its_attempts_and_without_its_secrets(
     assert len(found["fingerprint"]) == 16
     (attempt,) = found["attemptsMade"]
     assert (attempt["number"], attempt["outcome"]) == (1, "failed")
-    assert attempt["error"]
+    assert attempt["error"] == "Traceback: it failed"
     assert "4111" not in response.text
     forget(redis, made.id)
     refused = admin.post(f"{API}/runs/{made.run_id}/retry")
