@@ -22,10 +22,10 @@ class Keeper(logging.Handler):
 
 
 _keeper = Keeper()
+_root = logging.getLogger()
 
 
 def listen() -> None:
     """Hear what this process's jobs log, also after somebody has set up logging anew."""
-    handlers = logging.getLogger().handlers
-    if _keeper not in handlers:
-        logging.getLogger().addHandler(_keeper)
+    if _keeper not in _root.handlers:
+        _root.addHandler(_keeper)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from jobserver.live import Watch
 HEARTBEAT = 15.0  # seconds
 LONGEST = 600.0  # seconds of one stream: then the client must prove again who it is
 RECONNECT = 2000  # milliseconds
+LAST_WORDS = 0.5  # seconds that the end of a job waits for events from before it
 
 _HEADERS = {
     "Cache-Control": "no-cache",
@@ -136,15 +137,37 @@ def _changes(
         if news is None:
             yield b":\n\n"
             continue
-        for event in news.events:
-            for said in _said(event):
-                yield _event("log", said)
+        yield from _logs(news.events)
         before, job_now = job, news.job
         if job_now is None or not principal.sees(job_now.owner):
             return
         job = job_now
+        if job.is_ended:
+            yield from _last_words(watch, job, told=news.events)
         if job.version != before.version:
             yield _event(_name(before, job), job_body(job), version=job.version)
+
+
+def _last_words(watch: Watch, job: Job, *, told: Sequence[Event]) -> Iterator[bytes]:
+    """Yield what a job said before its end: it was read later than the events that are told."""
+    closing = time.monotonic() + LAST_WORDS
+    while not any(_ends(event, job) for event in told):
+        news = watch.wait(max(0, closing - time.monotonic()))
+        if news is None:
+            return
+        told = news.events
+        yield from _logs(told)
+
+
+def _ends(event: Event, job: Job) -> bool:
+    is_last = event.name in ("completed", "canceled", "failed") and not event.fields.get("retry_at")
+    return is_last and event.fields.get("run") == job.run_id
+
+
+def _logs(events: Sequence[Event]) -> Iterator[bytes]:
+    for event in events:
+        for said in _said(event):
+            yield _event("log", said)
 
 
 def _name(before: Job, job: Job) -> str:

@@ -60,7 +60,10 @@ class JobsFilterSchema(JobFilterSchema):
 class RunSchema(Schema):
     """Which run of a job is meant."""
 
-    run = fields.String(metadata={"description": "its id; the job's last run if none is named"})
+    run = fields.String(
+        validate=validate.Regexp(r"[0-9a-f]{1,32}\Z"),
+        metadata={"description": "its id; the job's last run if none is named"},
+    )
 
 
 class BulkSchema(Schema):

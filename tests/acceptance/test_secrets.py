@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import zlib
 from collections.abc import Iterator
@@ -158,7 +159,9 @@ def test_planted_secrets_are_nowhere_to_be_found(
         assert "[redacted]" in answers[where], where
     assert "not with [redacted]" in answers[f"/api/v1/jobs/{ids[0]}"]
     assert len(runs[ids[0]]["items"]) == 8
-    assert '"trace":"req-1"' in answers["log file"]
+    lines = [json.loads(line) for line in answers["log file"].splitlines()]
+    assert len({line["pid"] for line in lines}) >= 5, "web, worker, its child, scheduler, commands"
+    assert {line.get("job") for line in lines if line.get("trace") == "req-1"} >= {*ids}
     # Redis has them where a worker and the recorder need them: in the job's data, and in the event
     # that it begins with until that is recorded.
     holders = set()

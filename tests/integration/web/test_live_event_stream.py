@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from jobserver.broker import keys
 from jobserver.testing import work
 from tests.hands import Hand
 from tests.integration.web.conftest import MakeShop
-from tests.integration.web.shop import MAIL, TOKEN, send_letter
+from tests.integration.web.shop import MAIL, TOKEN, send_letter, tell
 
 JOBS = "/engine/api/v1/jobs"
 
@@ -175,6 +176,20 @@ def test_a_job_that_is_purged_ends_the_stream(
     assert redis.exists(keys.job(job.id)) == 0
     ((name, said),) = stream.rest()
     assert (name, said["event"], said["message"]) == ("log", "purged", "empty")
+
+
+def test_lines_that_the_job_logs_are_told(
+    admin: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    job = tell.enqueue(card="4111", amount=2)
+    stream = followed(admin, job.id)
+    stream.event()
+    work("mail")
+    said = [data for name, data in stream.rest() if name == "log" and data["event"] == "log"]
+    assert [(one["message"], one["level"]) for one in said if "line" in one["message"]] == [
+        *[("line 0 with [redacted]", "info"), ("line 1 with [redacted]", "info")] * 2,
+    ]
 
 
 def test_when_the_process_stops_the_streams_end(admin: FlaskClient, server: JobServer) -> None:
