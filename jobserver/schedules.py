@@ -21,6 +21,7 @@ from jobserver.errors import (
 )
 from jobserver.ids import new_id
 from jobserver.policy import Retention
+from jobserver.redaction import REDACTED
 
 if TYPE_CHECKING:
     from jobserver.broker import EnqueueRequest
@@ -189,7 +190,8 @@ class Schedules:
 
     def _job_problems(self, entry: Entry) -> list[FieldError]:
         try:
-            self._server.registry.job_type(entry.type).prepare(entry.payload)
+            kind = self._server.registry.job_type(entry.type)
+            kind.prepare(entry.payload)
         except UnknownJobType as error:
             return [{"pointer": "#/type", "detail": f"{error}."}]
         except PayloadInvalid as error:
@@ -197,6 +199,9 @@ class Schedules:
                 {**one, "pointer": one["pointer"].replace("#", "#/payload", 1)}
                 for one in error.errors
             ]
+        if REDACTED in kind.secrets_of(entry.payload):
+            detail = f"A secret is {REDACTED!r}, as it is shown: give what it is."
+            return [{"pointer": "#/payload", "detail": detail}]
         return []
 
     @staticmethod

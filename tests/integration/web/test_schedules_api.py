@@ -218,6 +218,9 @@ def test_marked_fields_of_a_payload_are_shown_to_nobody(admin: FlaskClient) -> N
     shown += [admin.get(SCHEDULES), admin.post(f"{SCHEDULES}/charge/pause")]
     assert all("4711" not in response.text for response in shown)
     assert shown[1].get_json()["payload"] == {"card": "[redacted]"}
+    # Nor does who sends back what was shown put that in the place of the secret.
+    edited = order | {"payload": shown[1].get_json()["payload"], "seconds": 60}
+    assert pointers(admin.put(f"{SCHEDULES}/charge", json=edited)) == {"#/payload"}
 
 
 def test_a_preview_shows_the_next_times_with_the_clocks_changes(admin: FlaskClient) -> None:
