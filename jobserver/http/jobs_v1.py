@@ -107,7 +107,9 @@ def blueprint() -> Blueprint:
     @idempotent
     @routes.arguments(JobRequestSchema)
     @routes.response(202, AcceptedSchema, headers=ACCEPTED_HEADERS)
+    @routes.alt_response(404, "NOT_FOUND")
     @routes.alt_response(409, "CONFLICT")
+    @routes.alt_response(501, "NOT_IMPLEMENTED")
     @guard.needs("operator", owners=True)
     def create_job(order: Mapping[str, Any]) -> Response:
         """Make a job; while one with its key is active, that one is the answer (`duplicate`)."""

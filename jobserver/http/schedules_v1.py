@@ -222,6 +222,7 @@ def blueprint() -> Blueprint:
     @routes.response(200, ScheduleSchema, description="Changed")
     @routes.alt_response(201, schema=ScheduleSchema, description="Made", success=True)
     @routes.alt_response(409, "CONFLICT")
+    @routes.alt_response(501, "NOT_IMPLEMENTED")
     @guard.needs("operator")
     def put_schedule(values: Mapping[str, Any], schedule_id: str) -> Response:
         """Make a schedule, or change it to be so; what is left out has its default.
