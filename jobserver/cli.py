@@ -124,8 +124,8 @@ def enqueue(
 @commands.command()
 @click.argument("job_id")
 def show(*, job_id: str) -> None:
-    """Print one job as it stands."""
-    click.echo(_shown(current.server().fetch(job_id)))
+    """Print one job as it stands, or as its last run left it."""
+    click.echo(_shown(current.server().find(job_id)))
 
 
 def _shown(job: Job) -> str:

@@ -152,10 +152,12 @@ def _retry_batch(server: Server, ids: Sequence[str], tally: Tally) -> None:
         retried = words.count("retried")
         tally.retried += retried
         tally.skipped += len(words) - retried
-    for (run, _), made in zip(anew, server.submit([request for _, request in anew]), strict=True):
+    for (run, request), made in zip(
+        anew, server.submit([request for _, request in anew]), strict=True
+    ):
         if isinstance(made, JobServerError):
             tally.refuse(run, str(made))
-        elif made.duplicate:
+        elif made.duplicate or made.run_id != request.run:  # another call was first
             tally.skipped += 1
         else:
             tally.enqueued += 1

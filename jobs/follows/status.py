@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jobs.follows.lookup import find_follow
 from jobs.records import Follow, FollowMode, db
 from jobserver import Job, Principal, current
-from jobserver.errors import JobNotFound
+from jobserver.errors import JobNotFound, JobPurged
 
 Status = Literal["waiting", "active", "completed", "failed"]
 
@@ -49,9 +49,11 @@ def get_sync_status(follow_id: int, *, seen_by: Principal | None = None) -> Sync
         )
     job_id = sync_job_id(follow.id)
     try:
-        job = current.server().fetch(job_id)
-    except JobNotFound:
+        job = current.server().find(job_id)
+    except (JobNotFound, JobPurged):
         return _remembered(follow, job_id=job_id)
+    if job.source == "ledger" and job.status == "completed":
+        return _remembered(follow, job_id=job_id)  # the follow has its whole result
     return _of_job(follow, job)
 
 

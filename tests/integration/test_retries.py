@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -126,6 +127,19 @@ def test_a_later_run_that_is_not_on_record_yet_is_left_alone(
     hand.end(hand.take(), "failed")
     assert retries.retry_all(ledgered, Sought()) == Tally(skipped=1)
     assert ledgered.fetch("named-a").status == "failed"
+
+
+def test_those_who_retry_at_once_enqueue_nothing_twice(
+    ledgered: JobServer, fail: Any, redis: Redis, hand: Hand
+) -> None:
+    made = [fail({"name": str(number)}) for number in range(12)]
+    forget(redis, *made[::2])
+    with ThreadPoolExecutor(4) as pool:
+        tallies = list(pool.map(lambda _: retries.retry_all(ledgered, Sought()), range(4)))
+    assert sum(tally.retried for tally in tallies) == 6
+    assert sum(tally.enqueued for tally in tallies) == 6
+    claims = hand.claim(threads=50)
+    assert sorted(claim.id for claim in claims) == sorted(run.job for run in made)
 
 
 def test_what_the_ledger_could_not_keep_is_refused(

@@ -12,7 +12,9 @@ from redis import Redis
 from werkzeug.test import TestResponse
 
 from jobs.follows import schemas
+from jobs.records import db
 from jobserver import current
+from jobserver.recorder import Recorder
 from jobserver.testing import assert_enqueued, work
 from tests.integration.web.contract import assert_like
 from tests.jobs.shops import a_product, make_shop, stock_shop
@@ -105,6 +107,19 @@ def test_a_sync_s_status_answers_as_the_document_shows(
 def test_a_failed_sync_says_why(client: FlaskClient, shops: tuple[int, int]) -> None:
     follow_id = post(client, shops).get_json()["data"]["id"]
     current.server().cancel(f"follow-{follow_id}")
+    data = status(client, follow_id)["data"]
+    assert (data["status"], data["failedReason"]) == ("failed", "canceled")
+
+
+def test_a_failed_sync_that_redis_let_go_still_says_why(
+    client: FlaskClient, shops: tuple[int, int], redis: Redis
+) -> None:
+    follow_id = post(client, shops).get_json()["data"]["id"]
+    current.server().cancel(f"follow-{follow_id}")
+    recorder = Recorder(current.server(), db.engine)
+    recorder.work()
+    recorder.close()
+    redis.delete(f"rq:job:follow-{follow_id}")
     data = status(client, follow_id)["data"]
     assert (data["status"], data["failedReason"]) == ("failed", "canceled")
 
