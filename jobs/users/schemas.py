@@ -46,11 +46,12 @@ class CleanedUpSchema(MessageSchema):
 
 
 class RepeatableJobSchema(Schema):
-    """A recurring sync; `every` in ms, `next` in ms since 1970."""
+    """A recurring sync; `every` in ms, null for one by `cron`; `next` in ms since 1970."""
 
     name = fields.String(required=True)
     key = fields.String(required=True)
-    every = fields.Integer(required=True)
+    every = fields.Integer(required=True, allow_none=True)
+    cron = fields.String()
     next = fields.Integer(required=True, allow_none=True)
 
 
@@ -95,8 +96,9 @@ def status_body(status: SchedulerStatus) -> dict[str, Any]:
             {
                 "name": "__default__",  # Bull's name of a job that was given none
                 "key": f"{USER_SYNC.name}:{entry.id}",
-                "every": round(entry.seconds * 1000),
+                "every": None if entry.seconds is None else round(entry.seconds * 1000),
                 "next": None if entry.next is None else round(entry.next * 1000),
+                **({} if entry.cron is None else {"cron": entry.cron}),
             }
             for entry in status.repeatable
         ],

@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Repeatable:
-    """A recurring sync: each `seconds`, next at a Unix time; None until a scheduler has seen it."""
+    """A recurring sync, each `seconds` or by `cron`; next at a Unix time, None: it is paused."""
 
     id: str
-    seconds: float
+    seconds: float | None
+    cron: str | None
     next: float | None
 
 
@@ -55,9 +56,9 @@ def get_user_sync_scheduler_status() -> SchedulerStatus:
     found = current.server().overview(USER_SYNC.name, states=("active",))
     return SchedulerStatus(
         repeatable=[
-            Repeatable(id=entry.id, seconds=entry.seconds, next=due)
+            Repeatable(id=entry.id, seconds=entry.seconds, cron=entry.cron, next=due)
             for entry, due in found.entries
-            if entry.type == sync.name and entry.seconds
+            if entry.type == sync.name
         ],
         counts=found.state.bull_counts,
         active=found.jobs,

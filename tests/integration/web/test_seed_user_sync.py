@@ -129,6 +129,16 @@ def test_status_without_jobs_shows_empty_lists(viewer: FlaskClient) -> None:
     assert (data["repeatableJobs"], data["activeJobs"]) == ([], [])
 
 
+def test_status_shows_a_sync_by_cron_and_a_paused_one(operator: FlaskClient) -> None:
+    order = {"type": "users.sync", "payload": {"syncType": "full"}, "cron": "30 2 * * *"}
+    url = "/api/v1/schedules"
+    assert operator.put(f"{url}/nightly", json=order).status_code == 201
+    assert operator.put(f"{url}/weekly", json=order | {"paused": True}).status_code == 201
+    nightly, weekly = operator.get("/jobs/status").get_json()["data"]["repeatableJobs"]
+    assert (nightly["every"], nightly["cron"], weekly["next"]) == (None, "30 2 * * *", None)
+    assert 0 < nightly["next"] / 1000 - time.time() <= 86_400
+
+
 @pytest.mark.parametrize(
     ("body", "sync_type"),
     [({"syncType": "full"}, "full"), ({"syncType": "incremental"}, "incremental"), (None, None)],
