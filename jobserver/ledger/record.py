@@ -81,7 +81,7 @@ class Record:
                 return self._lose(at, fields)
             case "retried":
                 self._revive(at, fields)
-            case "purged" if fields.get("reason") != "retention":
+            case "purged":
                 self.state, self.purged_at = "purged", at
         return None
 

@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Engine, RowMapping, select, text, update
 
 from jobserver import JobServer, Queue
-from jobserver.broker import Broker, keys
+from jobserver.broker import Broker, connect, keys
 from jobserver.errors import LedgerBehind, NotMigrated
 from jobserver.ledger.models import attempts, position, runs
 from jobserver.ledger.models import lines as line_rows
@@ -223,6 +223,12 @@ def test_a_job_that_is_enqueued_anew_settles_its_dead_letters(
     hand.end(hand.take(), "failed")
     recorder.work()
     assert [row["settled_at"] is None for row in rows(engine, runs)] == [False, False, True]
+    with engine.begin() as connection:  # as a discard does
+        connection.execute(update(runs).values(settled_at=datetime.now(UTC)))
+    broker.retry(["a"], attempts=1)
+    hand.end(hand.take(), "failed")
+    recorder.work()
+    assert [row["settled_at"] is None for row in rows(engine, runs)] == [False, False, True]
 
 
 def test_a_run_older_than_the_ledger_is_recorded_with_what_redis_knows(
@@ -368,6 +374,18 @@ def test_what_is_recorded_is_trimmed_and_an_older_database_is_noticed(
     recorder.work()
     assert [row["run"] for row in rows(engine, runs)] == ["r1", "r2", "r3"]
     assert len(caplog.records) == 1
+
+
+def test_what_is_not_recorded_is_never_trimmed(redis: Redis, valkey: str) -> None:
+    connection = connect(valkey)
+    broker = Broker(connection, events_max_mib=0)  # a thousand, if nobody reads them
+    old_events(redis, 1000)
+    broker.recorded("500-0", events=500)
+    broker.enqueue([request_of(f"job-{n}") for n in range(2000)])
+    (first, _), *others = redis.xrange(keys.EVENTS)
+    assert 300 < int(first.partition(b"-")[0]) <= 501, "but whole nodes of what is recorded"
+    assert len(others) >= 2000 + 499
+    connection.close()
 
 
 def test_an_older_redis_is_noticed(
