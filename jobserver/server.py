@@ -192,7 +192,7 @@ class Server:
         for request, answer in zip(requests, answers, strict=True):
             if answer.word == "conflict":
                 raise _conflict(request, answer)
-            logger.debug("Job %s waiting in queue %s: %s", request.id, request.origin, answer.word)
+        _log_waiting(requests, answers)
         return [
             _job(request, values, answer)
             for request, values, answer in zip(requests, payloads, answers, strict=True)
@@ -203,11 +203,13 @@ class Server:
 
         Raises RedisUnavailable, after which some of many may be made: repeat the requests.
         """
+        answers = self.broker.enqueue(requests)
+        _log_waiting(requests, answers)
         return [
             _conflict(request, answer)
             if answer.word == "conflict"
             else _job(request, payload_of(request.data)[1], answer)
-            for request, answer in zip(requests, self.broker.enqueue(requests), strict=True)
+            for request, answer in zip(requests, answers, strict=True)
         ]
 
     def prepared(
@@ -536,7 +538,9 @@ class Server:
     def tell_recovered(self, recoveries: Sequence[Recovery]) -> None:
         """Log runs that were taken back from lost workers, and tell the listeners of them."""
         for recovery in recoveries:
-            logger.warning("Job %s stalled: worker lost, now %s", recovery.id, recovery.outcome)
+            fields = {"job": recovery.id, "run": recovery.run, "outcome": recovery.outcome}
+            line = "Job %s stalled: worker lost, now %s"
+            logger.warning(line, recovery.id, recovery.outcome, extra={"fields": fields})
             self.tell(recovery.id, "stalled")
             if recovery.outcome in NAMES:
                 self.tell(recovery.id, recovery.outcome)
@@ -614,6 +618,15 @@ def _due(delay: float | timedelta | None, at: datetime | None, *, from_now: bool
             )
         return str(int(at.timestamp() * 1000))
     return ""
+
+
+def _log_waiting(requests: Sequence[EnqueueRequest], answers: Sequence[Answer]) -> None:
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    for request, answer in zip(requests, answers, strict=True):
+        line, queue = "Job %s waiting in queue %s: %s", queue_of(request.origin)[0]
+        fields = {"job": request.id, "run": answer.run, "type": request.type, "queue": queue}
+        logger.debug(line, request.id, request.origin, answer.word, extra={"fields": fields})
 
 
 def _conflict(request: EnqueueRequest, answer: Answer) -> KeyConflict:

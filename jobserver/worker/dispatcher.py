@@ -323,7 +323,8 @@ class Dispatcher:
         if not claim.type:  # made by stock RQ
             self.aftermath.ring()
         if word == "lost":
-            logger.warning("Job %s stalled in queue %s: its run was taken over", claim.id, queue)
+            line = "Job %s stalled in queue %s: its run was taken over"
+            logger.warning(line, claim.id, queue, extra=_fields(claim, took))
             return
         if word == "poison":
             ending = ending._replace(word="failed", error_type="Poison")

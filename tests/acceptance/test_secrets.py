@@ -161,6 +161,8 @@ def test_planted_secrets_are_nowhere_to_be_found(
     assert len(runs[ids[0]]["items"]) == 8
     lines = [json.loads(line) for line in answers["log file"].splitlines()]
     assert len({line["pid"] for line in lines}) >= 5, "web, worker, its child, scheduler, commands"
+    for words in ("waiting in queue", "active in queue", "failed in queue"):
+        assert {line["job"] for line in lines if words in line["event"]} == {*ids}, words
     assert {line.get("job") for line in lines if line.get("trace") == "req-1"} >= {*ids}
     # Redis has them where a worker and the recorder need them: in the job's data, and in the event
     # that it begins with until that is recorded.
