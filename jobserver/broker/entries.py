@@ -21,6 +21,7 @@ WAKE = f"{keys.OURS}wake"
 SCHEDULERS = f"{keys.OURS}schedulers"
 
 PARKED = 10.0  # seconds until what cannot be fired is tried again: a deploy may be under way
+WAIT = 2.0  # seconds that the server holds one wait; then a dead connection would show
 FIRED = 100  # ticks per script call: some 5 ms of the server's time
 
 _NO_JOB = ("",) * len(fields(EnqueueRequest))
@@ -70,7 +71,7 @@ class Entries:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._waiting = sibling(broker.connection, timeout=10)
+        self._waiting = sibling(broker.connection, timeout=WAIT + 1)
 
     def declare(self, entries: Sequence[Entry], *, prune: bool) -> None:
         """Add or change entries; those that are as declared already stay untouched.
@@ -162,9 +163,9 @@ class Entries:
             self._broker.run_script("park", int(PARKED * 1000), *arguments)
 
     def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or as soon as an entry was added, changed or resumed."""
+        """Return after so many seconds, WAIT at most, or when an entry was added or changed."""
         with available():
-            self._waiting.blpop([WAKE], timeout=max(0.001, seconds))
+            self._waiting.blpop([WAKE], timeout=min(WAIT, max(0.001, seconds)))
 
     def close(self) -> None:
         """Leave the connections on which `wait` waits."""

@@ -23,7 +23,7 @@ from jobserver.scheduler.chores import Chore, Chores
 from jobserver.scheduler.housekeeping import chores
 from jobserver.server import Server
 
-PASS = 2.0  # seconds between two looks at the entries at most, and between two beats
+PASS = 2.0  # seconds between two looks at entries of which none is due, and between two beats
 RETRY = 1.0  # seconds after an error
 BEAT_TTL = 15.0  # seconds after which a silent scheduler counts as gone
 
@@ -74,7 +74,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
         finally:
             threads.stop(timeout=0.3)
             self.server.listeners.close(within=1)
-            if schedule.failing is None:
+            if schedule.failing is waiting.failing is None:
                 Chore("retiring", self.register_death).attempt()
 
     def declared(self) -> list[Entry]:
@@ -160,7 +160,7 @@ class Scheduler(rq_scheduler.Scheduler):  # type: ignore[misc]  # it ships no ty
 
     def _rest(self) -> None:
         if self._wait > 0:
-            self.entries.wait(min(PASS, self._wait))
+            self.entries.wait(self._wait)
 
     def _firings(self, entry: Entry | ValueError, tick: int, *, now: int) -> list[Firing]:
         if isinstance(entry, ValueError):

@@ -9,7 +9,7 @@ from flask import Flask
 from redis import Redis
 
 from jobserver import Config, Every, JobServer, Policy, Queue, current_run, enqueue, fixed, job
-from jobserver.broker.entries import DUE
+from jobserver.broker.entries import DUE, state_key
 from jobserver.scheduler import Scheduler
 from jobserver.testing import work
 from jobserver.trace import trace
@@ -88,11 +88,17 @@ def test_each_request_of_the_host_has_a_trace_of_its_own(app: Flask) -> None:
 def test_a_tick_is_the_trace_of_its_jobs(app: Flask, redis: Redis) -> None:
     scheduler = Scheduler(app.extensions["jobserver"])
     scheduler.entries.declare(scheduler.declared(), prune=True)
-    redis.zadd(DUE, {"ticking": 3_600_000})
+    tick = scheduler.entries.now() // 3_600_000 * 3_600_000
+    redis.hset(state_key("ticking"), "tick", tick)
+    redis.zadd(DUE, {"ticking": tick})
     (made,) = scheduler.enqueue_jobs()
     work("traced")
     assert list(seen) != [made]
-    assert {name for traces in seen.values() for name in traces} == {made} == {"ticking-3600"}
+    assert (
+        {name for traces in seen.values() for name in traces}
+        == {made}
+        == {f"ticking-{tick // 1000}"}
+    )
 
 
 def test_a_run_that_follows_keeps_the_trace_of_who_asked_for_it(app: Flask, redis: Redis) -> None:
