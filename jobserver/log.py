@@ -18,6 +18,7 @@ import structlog
 
 from jobserver.config import Config
 from jobserver.day_file import DayFile
+from jobserver.keeper import Keeper
 from jobserver.lines import Lines
 from jobserver.progress import current_run
 from jobserver.redaction import masked
@@ -48,7 +49,7 @@ def start(
         root.removeHandler(old)
     secrets = config.secrets()
     made = []
-    if not root.handlers:
+    if all(isinstance(handler, Keeper) for handler in root.handlers):
         stderr = Lines(sys.stderr)
         stderr.setFormatter(formatter or Rendered(style_of(config), secrets=secrets))
         stderr.setLevel(level or config.log_level)

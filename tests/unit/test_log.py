@@ -145,3 +145,19 @@ def test_secrets_are_those_that_were_set() -> None:
     )
     assert set(config.secrets()) == {"p%40ssword1", "p@ssword1", "the-admin-token"}
     assert Config().secrets() == ()
+
+
+def test_an_application_s_own_handlers_keep_stderr_for_themselves() -> None:
+    root = logging.getLogger()
+    own = logging.NullHandler()
+    before, level, root.handlers = root.handlers, root.level, [own]
+    try:
+        assert log.start(Config()) == []
+        root.handlers = []
+        (first,) = log.start(Config())
+        (second,) = log.start(Config(), level="ERROR")
+        assert root.handlers == [second] != [first]
+        assert second.level == logging.ERROR
+    finally:
+        root.handlers = before
+        root.setLevel(level)
