@@ -101,16 +101,20 @@ class Schedules:
         self._check_not_declared(self.get(schedule_id).entry, "pause it, or remove it there")
         self.entries.remove(schedule_id)
 
-    def trigger(self, schedule_id: str) -> Job:
+    def trigger(self, schedule_id: str, *, call: str | None = None) -> Job:
         """Make a schedule's job now, whatever its state; its next tick stays where it is.
 
-        It is a tick by hand, with an id of its own: the overlap policy holds for it. Raises
-        ScheduleNotFound, WrongState where that policy is to skip and a job is active, and what
-        `enqueue` raises for its type and payload.
+        It is a tick by hand, with an id of its own: the overlap policy holds for it. `call` names
+        this call: repeated, it gets the same job (`duplicate`). Raises ScheduleNotFound, WrongState
+        where that policy is to skip and a job is active, and what `enqueue` raises for its type and
+        payload.
         """
         entry = self.get(schedule_id).entry
+        job_id = f"{entry.id}-{call or new_id()}"
+        if call and (made := self._server.broker.fetch_many([job_id])[0]):
+            return replace(made, duplicate=True)
         now = self.entries.now()
-        request, retention = self._request(entry, now, job_id=f"{entry.id}-{new_id()}")
+        request, retention = self._request(entry, now, job_id=job_id)
         firing = Firing(entry=entry, step=None, at=now, request=request, retention=retention)
         (fired,) = self.fire([firing])
         if fired.word == "passed":

@@ -16,7 +16,7 @@ from jobserver.errors import FieldError, PayloadInvalid
 from jobserver.http import guard, jobs_v1, paging
 from jobserver.http.blueprint import Blueprint
 from jobserver.http.enqueue import AcceptedSchema
-from jobserver.http.idempotency import idempotent
+from jobserver.http.idempotency import call_id, idempotent
 from jobserver.http.schemas import Flag, JobSummarySchema, Number, WholeNumber, summary_body
 from jobserver.policy import CENTURY, DAY, PRIORITIES
 from jobserver.schedules import PREVIEWED
@@ -253,7 +253,7 @@ def blueprint() -> Blueprint:
     def trigger_schedule(schedule_id: str) -> Response:
         """Make a job of it now, paused or not, by its overlap policy; its times stay."""
         with guard.operator_action("schedule.trigger") as action:
-            job = current.server().schedules.trigger(schedule_id)
+            job = current.server().schedules.trigger(schedule_id, call=call_id())
             action.detail = job.id
         return jobs_v1.accepted(job)
 
