@@ -12,6 +12,7 @@ with `*`, or names every hour, goes by real time instead: through both passes, a
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -106,6 +107,10 @@ class Expression:
         start = last = latest = after
         offset = _offset(start, zone)
         while start - latest <= SEARCHED:
+            # Two days before the next day that matches: no change of the clock is longer than one.
+            if (near := self._next_day(start + offset) - offset - 2 * DAY) > start:
+                start, offset = near, _offset(near, zone)
+                continue
             stop = _next_change(start, start + DAY, zone)
             new = _offset(stop, zone)
             for local in self._times(start + offset, stop + offset):
@@ -118,6 +123,20 @@ class Expression:
                 last = latest = stop
                 yield stop
             start, offset = stop, new
+
+    def _next_day(self, local: int) -> int:
+        """Return when the next day begins that matches, or when the search may end."""
+        number = local // DAY
+        last = number + SEARCHED // DAY + 2
+        while number <= last:
+            day = date.fromordinal(EPOCH + number)
+            if day.month not in self.months:
+                number += monthrange(day.year, day.month)[1] - day.day + 1
+            elif self._has(day):
+                break
+            else:
+                number += 1
+        return number * DAY
 
     def _times(self, start: int, stop: int) -> Iterator[int]:
         """Yield what matches of a clock that never changes, in seconds since the epoch."""

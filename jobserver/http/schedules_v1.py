@@ -22,6 +22,7 @@ from jobserver.policy import CENTURY, DAY, PRIORITIES
 from jobserver.schedules import PREVIEWED
 
 MOST_TICKS = 2**53
+MOST_CRON = 200  # characters
 CRONS = ["30 2 * * mon-fri", "@hourly"]
 ZONES = ["Europe/Berlin"]
 
@@ -33,7 +34,7 @@ class ScheduleRequestSchema(Schema):
     payload = fields.Dict(keys=fields.String(), load_default=dict)
     cron = fields.String(
         allow_none=True,
-        validate=validate.Length(1, 200),
+        validate=validate.Length(1, MOST_CRON),
         metadata={
             "description": "5 fields, or 6 with seconds first; names; @hourly and its like",
             "examples": CRONS,
@@ -156,6 +157,7 @@ class PreviewQuerySchema(Schema):
 
     cron = fields.String(
         required=True,
+        validate=validate.Length(1, MOST_CRON),
         metadata={"description": "5 fields, or 6 with seconds first", "examples": CRONS},
     )
     tz = fields.String(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -284,3 +285,10 @@ def test_a_day_that_never_comes_ends_the_search() -> None:
     assert datetime.fromtimestamp(found, UTC).year == 2104
     weekend = next(parse("0 0 29 2 */6").moments(ZoneInfo("UTC"), after=1_983_000_000))
     assert datetime.fromtimestamp(weekend, UTC).year == 2048
+
+
+@pytest.mark.parametrize("text", ["0 0 29 2 */6", "0 0 30 2 *"])
+def test_what_hardly_ever_comes_is_found_without_a_walk_through_all_days(text: str) -> None:
+    began = time.process_time()
+    list(islice(parse(text).moments(ZoneInfo("Europe/Berlin"), after=1_790_000_000), 100))
+    assert time.process_time() - began < 1, "1,400 years of days took seven seconds"
