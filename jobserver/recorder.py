@@ -37,7 +37,7 @@ from jobserver.ledger import lines, series
 from jobserver.ledger.bulk import upsert
 from jobserver.ledger.database import database
 from jobserver.ledger.lines import Written
-from jobserver.ledger.models import DEAD, UtcDateTime, attempts, position, runs
+from jobserver.ledger.models import DEAD, UtcDateTime, attempts, indexed, position, runs
 from jobserver.ledger.record import Record, Spent
 from jobserver.ledger.series import End
 from jobserver.server import Server
@@ -248,10 +248,10 @@ class Fold:
             type=told["type"],
             queue=queue,
             priority=priority,
-            key=told["key"] or None,
-            owner=told["owner"] or None,
-            organization=organization,
-            trace=told.get("trace") or None,
+            key=_name(told["key"]),
+            owner=_name(told["owner"]),
+            organization=_name(organization),
+            trace=_name(told.get("trace")),
             state="delayed" if told["due"] else "waiting",
             attempts=int(told["attempts"]),
             enqueued_at=entry.at,
@@ -325,10 +325,14 @@ def _unrecorded(entry: Entry, job: Job | None) -> Record:
         enqueued_at=entry.at,
     )
     if job is not None and job.run_id == entry.run:
-        record.type, record.key, record.owner = job.type, job.key, job.owner
+        record.type, record.key, record.owner = job.type, _name(job.key), _name(job.owner)
         record.attempts = job.attempts
         record.enqueued_at = _ms(job.created_at) if job.created_at else entry.at
     return record
+
+
+def _name(text: str | None) -> str | None:
+    return indexed(text) if text else None
 
 
 def _ms(moment: datetime) -> int:

@@ -180,6 +180,10 @@ def _anew(
         own_key = kind.prepare(run.payload)[1]
         if own_key is not None and job_id(own_key) == run.job:
             key = None  # it was the type's, which knows the new one
+    if key is not None and job_id(key) != run.job:
+        raise PayloadInvalid(
+            f"The key of run {run.run!r} was too long for the ledger; make a new job instead"
+        )
     settings = server.settings(kind, priority=run.priority, owner=run.owner)
     return server.request(kind, payload, key=key, call=call, settings=settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -21,6 +22,7 @@ from sqlalchemy.types import TypeDecorator
 
 PREFIX = "jobserver_"
 VERSION_TABLE = f"{PREFIX}version"
+MOST_INDEXED = 2500  # bytes of a text: an entry of PostgreSQL's indexes has 2,704 at most
 
 metadata = MetaData(
     naming_convention={
@@ -215,6 +217,15 @@ lines = Table(
     Column("line", Text, nullable=False),
     sqlite_with_rowid=False,
 )
+
+
+def indexed(text: str) -> str:
+    """Return a text as an indexed column holds it: a hash takes the place of what is too much."""
+    data = text.encode()
+    if len(data) <= MOST_INDEXED:
+        return text
+    kept = data[: MOST_INDEXED - 70].decode(errors="ignore")
+    return f"{kept}--{hashlib.sha256(data).hexdigest()}"
 
 
 def owns_table(name: str | None) -> bool:

@@ -15,7 +15,7 @@ from jobserver import payload
 from jobserver.broker import Job
 from jobserver.errors import JobPurged
 from jobserver.ledger.database import database
-from jobserver.ledger.models import DEAD, NOT_COMPLETED
+from jobserver.ledger.models import DEAD, NOT_COMPLETED, indexed
 from jobserver.ledger.models import attempts as attempt_rows
 from jobserver.ledger.models import runs as run_rows
 from jobserver.policy import Priority
@@ -254,7 +254,11 @@ def attempts(db: object, run: Run) -> list[Attempt]:
 
 def _equal(sought: Sought) -> dict[str, str]:
     names = (*_RARE, "state", "type", "queue")
-    equal = {name: _text(value) for name in names if (value := getattr(sought, name)) is not None}
+    equal = {
+        name: indexed(_text(value))
+        for name in names
+        if (value := getattr(sought, name)) is not None
+    }
     if sought.is_dead or sought.error is not None:
         equal.setdefault("state", "failed")
     return equal
@@ -306,7 +310,8 @@ def _id_at(moment: datetime) -> str:
 
 
 def _text(asked: str) -> str:
-    return asked.replace("\0", "\ufffd")  # as it is recorded: PostgreSQL refuses NUL
+    # As it is recorded: PostgreSQL refuses NUL, and no database takes what is not Unicode.
+    return asked.encode(errors="backslashreplace").decode().replace("\0", "\ufffd")
 
 
 def _run(row: RowMapping) -> Run:

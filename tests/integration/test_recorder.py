@@ -22,6 +22,9 @@ from jobserver.errors import LedgerBehind, NotMigrated
 from jobserver.ledger.models import attempts, position, runs
 from jobserver.ledger.models import lines as line_rows
 from jobserver.ledger.prune import prune
+from jobserver.ledger.runs import Sought, find
+from jobserver.payload import dumps
+from jobserver.policy import MOST
 from jobserver.recorder import Recorder
 from jobserver.scheduler.backlog_watch import BacklogWatch
 from tests.hands import Hand, request_of
@@ -243,6 +246,37 @@ def test_a_run_older_than_the_ledger_is_recorded_with_what_redis_knows(
     known, unknown = rows(engine, runs)
     assert (known["type"], known["key"], known["state"]) == ("test.it", "k", "completed")
     assert (unknown["type"], unknown["job"], unknown["state"]) == ("", "gone", "completed")
+
+
+def odd(length: int) -> str:
+    """Return a text that hardly packs."""
+    return "".join(chr(0x4E00 + number * 7919 % 20000) for number in range(length))
+
+
+@pytest.mark.parametrize("column", ["organization", "owner", "key", "trace"])
+def test_no_text_is_too_long_to_be_recorded_and_found(
+    recorder: Recorder, engine: Engine, broker: Broker, column: str
+) -> None:
+    long = odd(1300)
+    more = {column: long} if column != "organization" else {}
+    payload = dumps({"organizationId": long}).decode() if column == "organization" else "{}"
+    broker.enqueue([request_of("a", run="r1", payload=payload, **more)])
+    broker.enqueue([request_of("b", run="r2")])
+    recorder.work()
+    assert [row["run"] for row in rows(engine, runs)] == ["r1", "r2"]
+    for asked, found in ((long, ["r1"]), (f"{long}!", [])):
+        assert [run.run for run in find(engine, Sought(**{column: asked}))[0]] == found
+
+
+def test_a_job_of_very_many_attempts_can_be_retried_and_recorded(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    broker.enqueue([request_of("a", run="r1", attempts=MOST)])
+    hand.end(hand.take(), "failed")
+    broker.retry(["a"], attempts=MOST)
+    recorder.work()
+    (run,) = rows(engine, runs)
+    assert run["attempts"] == broker.fetch("a").attempts == MOST
 
 
 def test_recorders_at_once_record_each_event_once(

@@ -162,6 +162,15 @@ def test_what_the_ledger_could_not_keep_is_refused(
     assert json.loads(hand.take().data)[2][1] == given
 
 
+def test_a_key_that_the_ledger_could_not_keep_makes_no_job_of_another_key(
+    ledgered: JobServer, fail: Any, redis: Redis
+) -> None:
+    run = fail({"name": "x"}, key="k" * 3000)
+    forget(redis, run)
+    with pytest.raises(PayloadInvalid, match="key"):
+        retries.retry(ledgered, run)
+
+
 def test_an_edited_payload_is_checked_and_makes_a_new_run(
     ledgered: JobServer, fail: Any, recorder: Recorder
 ) -> None:

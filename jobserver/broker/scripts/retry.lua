@@ -14,7 +14,7 @@ for i = 2, #ARGV do
     call('PERSIST', job)
     call('PERSIST', RQ .. 'results:' .. id)
     call('HDEL', job, 'ended_at', 'cancel', 'progress', 'message', 'error_type', 'error_message', 'crashes')
-    local attempts = (tonumber(f[4]) or 0) + tonumber(ARGV[1])
+    local attempts = math.min((tonumber(f[4]) or 0) + tonumber(ARGV[1]), 2147483647) -- policy.MOST
     call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'attempts', attempts)
     push(id, f[2])
     event('retried', id, f[3], 'queue', f[2], 'attempts', attempts)
