@@ -57,11 +57,11 @@ class JobsFilterSchema(JobFilterSchema):
     queue = fields.String(metadata={"description": "name, key or alias"})
 
 
-class RunSchema(Schema):
+class OneRunSchema(Schema):
     """Which run of a job is meant."""
 
     run = fields.String(
-        validate=validate.Regexp(r"[0-9a-f]{1,32}\Z"),
+        validate=validate.Regexp(r"^[0-9a-f]{1,32}$"),
         metadata={"description": "its id; the job's last run if none is named"},
     )
 
@@ -225,7 +225,7 @@ def blueprint() -> Blueprint:
         return Response(payload.dumps({"items": items}), content_type="application/json")
 
     @routes.get("/<job_id>/logs")
-    @routes.arguments(RunSchema, location="query")
+    @routes.arguments(OneRunSchema, location="query")
     @routes.response(200, LogsSchema)
     @routes.alt_response(410, "GONE")
     def list_lines(asked: Mapping[str, str], job_id: str) -> Response:
