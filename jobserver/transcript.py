@@ -40,6 +40,7 @@ class Transcript:
         self._size = 0
         self._dropped = 0
         self._sent = 0
+        self._is_closed = False
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # so that lines stay in order
         self.due = 0.0  # monotonic
@@ -51,16 +52,12 @@ class Transcript:
             is_first = not self._lines
             self._lines.append(line)
             self._size += len(line)
-            while len(self._lines) > MOST_LINES or self._size > MOST_BYTES:
-                self._size -= len(self._lines.popleft())
-                self._dropped += 1
-            if is_first:
-                self.due = time.monotonic() + INTERVAL * (1 + self._sent / MOST_BYTES)
+            self._drop()
         if is_first:
-            _scribe.remember(self)
+            self._come_again()
 
     def flush(self) -> None:
-        """Write what there is. When Redis is away it waits for the next time."""
+        """Write what there is; when Redis is away it waits for the next time."""
         with self._writing:
             with self._lock:
                 lines, dropped, size = list(self._lines), self._dropped, self._size
@@ -71,15 +68,35 @@ class Transcript:
             try:
                 self._write(dropped, lines)
                 self._sent += size
-            except RedisUnavailable as error:
+            except RedisUnavailable:
                 with self._lock:
-                    self._dropped += dropped + len(lines)
-                logger.warning("%d lines of a job are not kept: %s", len(lines), error)
+                    self._lines.extendleft(reversed(lines))
+                    self._size += size
+                    self._dropped += dropped
+                    self._drop()
+                self._come_again()
 
     def close(self) -> None:
         """Write the last lines."""
+        self._is_closed = True
         _scribe.forget(self)
         self.flush()
+        with self._lock:
+            left = self._dropped + len(self._lines)
+            self._lines.clear()
+        if left:
+            logger.warning("%d lines of a job are not kept: Redis is away", left)
+
+    def _drop(self) -> None:
+        while len(self._lines) > MOST_LINES or self._size > MOST_BYTES:
+            self._size -= len(self._lines.popleft())
+            self._dropped += 1
+
+    def _come_again(self) -> None:
+        if self._is_closed:
+            return
+        self.due = time.monotonic() + INTERVAL * (1 + self._sent / MOST_BYTES)
+        _scribe.remember(self)
 
 
 class Scribe:
