@@ -17,6 +17,8 @@ from jobserver.errors import FieldError, PayloadInvalid, PayloadTooLarge
 
 MAX_BYTES = 1024 * 1024
 
+_AROUND = 8  # levels that answers and schedules may have around a payload or result
+
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _HASHED = re.compile(r"--[0-9a-f]{16}\Z")
@@ -39,8 +41,11 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_finite(value: object) -> bytes:
-    """As `dumps`; raises NotFinite for NaN and infinities, which would be written as null."""
-    data = dumps(value)
+    """As `dumps`, for what is kept; raises NotFinite for NaN and infinities, else written as null.
+
+    Refuses, too, what is nested so deep that no answer could hold it: orjson writes 254 levels.
+    """
+    data = dumps([[[[[[[[value]]]]]]]])[_AROUND:-_AROUND]
     if b"null" in data and (wrong := _infinite(value, "#")):
         raise NotFinite(wrong)
     return data

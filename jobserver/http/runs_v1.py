@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from flask import Response
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from jobserver import current, payload, retries
+from jobserver.broker.entry import LAST_YEAR
 from jobserver.errors import Forbidden, PayloadInvalid, RunNotFound
 from jobserver.http import guard, paging
 from jobserver.http.blueprint import Blueprint
@@ -21,6 +22,16 @@ from jobserver.http.schemas import ErrorSchema, SpentAttemptSchema, spent_body
 from jobserver.ledger import dead_letters, runs
 from jobserver.ledger.runs import STATES, Attempt, Run, Sought
 from jobserver.policy import PRIORITIES
+
+
+class Moment(fields.AwareDateTime):
+    """A time in years that both databases and all time zones have."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        moment: datetime = super()._deserialize(value, attr, data, **kwargs)
+        if not 1970 <= moment.year < LAST_YEAR:
+            raise ValidationError(f"Must be between the years 1970 and {LAST_YEAR}.")
+        return moment
 
 
 class SoughtSchema(Schema):
@@ -35,8 +46,8 @@ class SoughtSchema(Schema):
     trace = fields.String()
     fingerprint = fields.String(metadata={"description": "what failures of one cause share"})
     error = fields.String(metadata={"description": "part of a failed run's message, in any case"})
-    enqueuedFrom = fields.AwareDateTime()
-    enqueuedBefore = fields.AwareDateTime()
+    enqueuedFrom = Moment()
+    enqueuedBefore = Moment()
 
 
 class RunFilterSchema(SoughtSchema, paging.PageSchema):

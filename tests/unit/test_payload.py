@@ -108,6 +108,28 @@ def test_a_payload_that_holds_itself_is_refused() -> None:
         encode(endless)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """Return a payload of so many levels."""
+    value: list[Any] = []
+    for _ in range(levels - 2):
+        value = [value]
+    return {"a": value}
+
+
+def test_what_is_accepted_can_be_held_by_an_answer() -> None:
+    accepted = [levels for levels in range(230, 260) if not is_refused(nested(levels))]
+    assert accepted == list(range(230, accepted[-1] + 1))
+    assert dumps({"items": [{"run": {"payload": nested(accepted[-1])}}]})
+
+
+def is_refused(payload: dict[str, Any]) -> bool:
+    try:
+        encode(payload)
+    except errors.PayloadInvalid as error:
+        return "Recursion" in str(error)
+    return False
+
+
 def test_a_payload_may_have_a_mebibyte_and_not_a_byte_more() -> None:
     shell = len(encode({"x": ""}))
     assert len(encode({"x": "a" * (MAX_BYTES - shell)})) == MAX_BYTES

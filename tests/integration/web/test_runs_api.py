@@ -213,6 +213,17 @@ def test_runs_are_listed_the_newest_first_and_page_by_page(admin: FlaskClient, l
         assert admin.get(f"{API}/runs?{wrong}").status_code == 422, wrong
 
 
+@pytest.mark.parametrize("side", ["enqueuedFrom", "enqueuedBefore"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_no_database_knows_is_refused(
+    admin: FlaskClient, side: str, moment: str
+) -> None:
+    for path in ("runs", "dead-letters"):
+        answer = admin.get(f"{API}/{path}", query_string={side: moment})
+        assert answer.status_code == 422, answer.text
+        assert answer.get_json()["errors"][0]["pointer"] == f"#/{side}"
+
+
 def test_a_run_is_shown_with_its_attempts_and_without_its_secrets(
     admin: FlaskClient, server: JobServer, hand: Hand, recorder: Recorder, redis: Redis
 ) -> None:
