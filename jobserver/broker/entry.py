@@ -26,7 +26,7 @@ LEAST_SECONDS = 1
 MOST_LIMIT = 1000
 LAST_YEAR = 3000
 COUNTED = 10_000  # missed ticks that one look at an entry counts
-MADE = 100  # ticks that one look at an entry makes
+MADE = 20  # ticks that one look at an entry makes: others are due, too
 
 UNITS = ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (1.0, "s"))
 

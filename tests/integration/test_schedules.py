@@ -16,6 +16,7 @@ from jobserver import JobServer
 from jobserver.broker.entries import DUE, WAKE, state_key
 from jobserver.broker.entry import Entry
 from jobserver.errors import PayloadInvalid, ScheduleNotFound, WrongState
+from jobserver.listener import JobEvent, Listener, Listeners
 from jobserver.scheduler import Scheduler
 from jobserver.schedules import Schedules
 from tests.hands import Hand
@@ -293,6 +294,9 @@ def test_a_retry_brings_no_second_follower(
 def test_a_tick_cancels_the_job_before_it(
     schedules: Schedules, server: JobServer, hand: Hand
 ) -> None:
+    told: list[JobEvent] = []
+    listener = Listener(function=told.append, names=("canceled",))
+    server.listeners = Listeners([listener], context=server.app.app_context)
     schedules.put(entry(overlap="cancel_previous"))
     waiting = schedules.trigger("hourly")
     running = schedules.trigger("hourly")
@@ -301,6 +305,8 @@ def test_a_tick_cancels_the_job_before_it(
     assert claim.id == running.id
     last = schedules.trigger("hourly")
     assert hand.end(claim) == "canceled"
+    server.listeners.close(within=5)
+    assert [event.job_id for event in told] == [waiting.id]
     assert server.fetch(last.id).status == "waiting"
 
 
