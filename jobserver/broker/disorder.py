@@ -13,8 +13,8 @@ from jobserver.broker.scripts import Argument
 from jobserver.policy import Queue
 
 SAMPLE = 20  # entries of each list that are looked at
-_STEPS = 10  # of SCAN, with
-_STEP = 500  # keys each, when other prefixes are looked for
+_STEPS = 20  # of SCAN, with
+_STEP = 5000  # keys each, when other prefixes are looked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,25 +84,18 @@ def run_out(broker: Broker) -> int:
 def other_prefixes(broker: Broker) -> Sequence[str]:
     """Return RQ_KEY_PREFIX of other installations in the same database, as far as a sample shows.
 
-    A few thousand keys are looked at, and whether there is one with the default prefix.
+    A hundred thousand keys are looked at, in steps that hold the server for a few milliseconds.
     """
-    with available():
-        found = set(_events_keys(broker))
-        found.add("jobserver:events" if broker.connection.exists("jobserver:events") else "")
-    prefixes = {
-        key.removesuffix("jobserver:events").removesuffix(":") or "rq" for key in found if key
-    }
-    return sorted(prefixes - {keys.RQ.removesuffix(":")})
-
-
-def _events_keys(broker: Broker) -> Iterator[str]:
+    found: set[str] = set()
     cursor = 0
     for _ in range(_STEPS):
-        names: Any
-        cursor, names = broker.connection.scan(cursor, match="*jobserver:events", count=_STEP)
-        yield from (name.decode() for name in names)
+        with available():
+            answer: Any = broker.connection.scan(cursor, match="*jobserver:events", count=_STEP)
+        cursor, names = answer
+        found |= {name.decode().removesuffix("jobserver:events").rstrip(":") for name in names}
         if cursor == 0:
-            return
+            break
+    return sorted({prefix or "rq" for prefix in found} - {keys.RQ.removesuffix(":")})
 
 
 def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

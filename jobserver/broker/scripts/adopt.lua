@@ -13,7 +13,6 @@ local function adopt(entry, origin)
     adopted = adopted + 1
   else
     release(entry, run)
-    gather('ZREM', RQ .. 'wip:' .. origin, entry)
     cleared = cleared + 1
   end
   flush() -- another list may name it too
