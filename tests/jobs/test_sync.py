@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import Connection, Table, event, func, insert, select
 
 from jobs.follows.errors import FollowNotFound, NothingToSync
 from jobs.follows.sync import SyncResult, sync_all_products_for_follow
-from jobs.records import FollowMode, Product, db
+from jobs.records import Base, FollowMode, Product, db, writing
 from tests.jobs.conftest import empty_tables
 from tests.jobs.shops import (
     State,
@@ -319,59 +320,67 @@ def a_changed_catalogue() -> int:
     return follow
 
 
-def one_run() -> tuple[State, SyncResult, int]:
-    """What one run on the changed catalogue leaves, returns, and how many steps it takes."""
-    empty_tables()
+class OneRun(NamedTuple):
+    """One run on the changed catalogue: what it finds, leaves, returns, and its steps."""
+
+    follow: int
+    before: list[tuple[Table, list[dict[str, Any]]]]
+    after: State
+    result: SyncResult
+    steps: int
+
+    def undo(self) -> None:
+        """Put every row back as the run found it."""
+        empty_tables()
+        with writing() as session:
+            for table, rows in self.before:
+                if rows:
+                    session.execute(insert(table), rows)
+
+
+@pytest.fixture
+def one_run(app: Flask) -> OneRun:
+    """One run that nothing disturbed."""
     follow = a_changed_catalogue()
+    with db.engine.connect() as connection:
+        before = [
+            (table, [dict(row) for row in connection.execute(select(table)).mappings()])
+            for table in Base.metadata.sorted_tables
+        ]
     with killed_at_write(0) as count:
         result = sync_all_products_for_follow(follow, run_id="run")
         steps = count()
-    return without_shop_ids(state_of(follow)), result, steps
+    return OneRun(follow, before, state_of(follow), result, steps)
 
 
-def without_shop_ids(state: State) -> State:
-    """The one handle that is made of a shop's id, made equal between databases with other ids."""
-
-    def named(handle: str | None) -> str | None:
-        return "product-30-x" if handle and handle.startswith("product-30-") else handle
-
-    products = {
-        named(handle) or "": replace(product, handle=named(handle) or "")
-        for handle, product in state.products.items()
-    }
-    return State(products, [(s, named(copy), e) for s, copy, e in state.synced], state.counts)
-
-
-def test_killed_at_any_point_and_run_again_it_ends_as_one_run() -> None:
-    expected, result, steps = one_run()
-    assert result == SyncResult(synced=15, skipped=19, errors=1)
-    assert steps > 20
-    for number in range(1, steps + 1):
-        empty_tables()
-        follow = a_changed_catalogue()
+def test_killed_at_any_point_and_run_again_it_ends_as_one_run(one_run: OneRun) -> None:
+    follow = one_run.follow
+    assert one_run.result == SyncResult(synced=15, skipped=19, errors=1)
+    assert one_run.steps > 20
+    for number in range(1, one_run.steps + 1):
+        one_run.undo()
         with killed_at_write(number), pytest.raises(Killed):
             sync_all_products_for_follow(follow, run_id="run")
         db.session.remove()
-        assert sync_all_products_for_follow(follow, run_id="run") == result, number
-        assert without_shop_ids(state_of(follow)) == expected, number
+        assert sync_all_products_for_follow(follow, run_id="run") == one_run.result, number
+        assert state_of(follow) == one_run.after, number
 
 
 @settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(kills=st.lists(st.integers(1, 30), max_size=4))
-def test_killed_several_times_it_still_ends_as_one_run(kills: list[int]) -> None:
-    expected, result, _ = one_run()
-    empty_tables()
-    follow = a_changed_catalogue()
+def test_killed_several_times_it_still_ends_as_one_run(one_run: OneRun, kills: list[int]) -> None:
+    follow = one_run.follow
+    one_run.undo()
     for number in kills:
         with killed_at_write(number):
             try:
                 sync_all_products_for_follow(follow, run_id="run")
             except Killed:
                 db.session.remove()
-    assert sync_all_products_for_follow(follow, run_id="run") == result
-    assert without_shop_ids(state_of(follow)) == expected
+    assert sync_all_products_for_follow(follow, run_id="run") == one_run.result
+    assert state_of(follow) == one_run.after
 
 
 def test_every_product_is_there_once(follow: int) -> None:
