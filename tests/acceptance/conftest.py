@@ -18,11 +18,11 @@ from jobserver import JobServer
 from jobserver.broker import Broker, Job, connect
 from tests.engine_app import create_app
 from tests.fleet import Fleet
-from tests.nest import Nest
+from tests.nest import Hatched, Nest
 
 ROOT = Path(__file__).parents[2]
 
-StartWorker = Callable[..., "subprocess.Popen[bytes]"]
+StartWorker = Callable[..., Hatched]
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 20, what: str = "") -> None:
@@ -60,30 +60,35 @@ def installed(valkey: str, directory: Path) -> Iterator[JobServer]:
         app.extensions["jobserver"].broker.connection.close()
 
 
-@contextmanager
-def workers(directory: Path) -> Iterator[StartWorker]:
-    """Make a function that starts `rq worker` with arguments; all end with the context."""
-    started: list[subprocess.Popen[bytes]] = []
+@pytest.fixture(scope="session")
+def all_tests_nest() -> Iterator[Nest]:
+    """A nest for all tests of this process."""
+    with Nest() as nest:
+        yield nest
 
-    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        with (directory / f"worker-{len(started)}.log").open("wb") as log:
-            worker = subprocess.Popen(
-                [str(Path(sys.executable).parent / "rq"), "worker", *arguments],
-                cwd=ROOT,
-                env={**os.environ, **settings},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(worker)
-        return worker
+
+@pytest.fixture
+def nest(all_tests_nest: Nest) -> Iterator[Nest]:
+    """A nest; what hatches in it ends with the test."""
+    yield all_tests_nest
+    all_tests_nest.clear()
+
+
+@contextmanager
+def workers(nest: Nest, directory: Path) -> Iterator[StartWorker]:
+    """Make a function that starts `rq worker` with arguments; all end with the context."""
+    started: list[Hatched] = []
+
+    def start(*arguments: str, **settings: str) -> Hatched:
+        log = directory / f"worker-{len(started)}.log"
+        started.append(nest.start("rq", "worker", *arguments, log=log, **settings))
+        return started[-1]
 
     try:
         yield start
     finally:
         for worker in started:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGKILL)
-            worker.wait()
+            worker.end()
 
 
 @pytest.fixture
@@ -94,9 +99,9 @@ def server(redis: Redis, valkey: str, tmp_path: Path) -> Iterator[JobServer]:
 
 
 @pytest.fixture
-def start_worker(server: JobServer, tmp_path: Path) -> Iterator[StartWorker]:
+def start_worker(server: JobServer, nest: Nest, tmp_path: Path) -> Iterator[StartWorker]:
     """Return a function that starts `rq worker` with arguments; all end with the test."""
-    with workers(tmp_path) as start:
+    with workers(nest, tmp_path) as start:
         yield start
 
 
@@ -123,7 +128,7 @@ def readers(redis: Redis, valkey: str, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def fleet(server: JobServer, redis: Redis, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(server: JobServer, nest: Nest, redis: Redis, tmp_path: Path) -> Fleet:
     """A fleet of workers, none yet, for the jobs of tests.load."""
     settings = {
         "JOBSERVER_APP": "tests.safety_app:create_app",
@@ -131,5 +136,4 @@ def fleet(server: JobServer, redis: Redis, tmp_path: Path) -> Iterator[Fleet]:
         "WORKER_PROCESSES": "2",
         "DRAIN_SECONDS": "1",
     }
-    with Nest() as nest:
-        yield Fleet(nest, redis, tmp_path / "workers.log", settings)
+    return Fleet(nest, redis, tmp_path / "workers.log", settings)

@@ -18,6 +18,7 @@ from jobserver import JobServer, fixed
 from jobserver.broker import Job, keys
 from tests.acceptance.conftest import StartWorker, ended, installed, wait_until, workers
 from tests.engine_jobs import journal
+from tests.nest import Nest
 
 TIMEOUT = 1.0  # of these job types
 LATEST = TIMEOUT + 6  # seconds until whatever a job does is reported
@@ -107,11 +108,11 @@ def started(word: str) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def in_processes(
-    valkey: str, tmp_path_factory: pytest.TempPathFactory
+    valkey: str, all_tests_nest: Nest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Outcome]]:
     """All of it at once in one worker, each in a child of its own; then a job in every child."""
     directory = tmp_path_factory.mktemp("processes")
-    with installed(valkey, directory) as server, workers(directory) as start:
+    with installed(valkey, directory) as server, workers(all_tests_nest, directory) as start:
         Redis.from_url(valkey).flushall()
         kind = "misbehaving_jobs.misbehave_in_process"
         jobs = {how: server.enqueue(kind, {"how": how}) for how in (*IN_PROCESSES, "program")}
@@ -177,11 +178,11 @@ def test_a_job_cannot_take_more_memory_than_its_queue_allows(
 
 @pytest.fixture(scope="module")
 def in_threads(
-    valkey: str, tmp_path_factory: pytest.TempPathFactory
+    valkey: str, all_tests_nest: Nest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Outcome]]:
     """All of it at once in one worker, which exits to be replaced."""
     directory = tmp_path_factory.mktemp("threads")
-    with installed(valkey, directory) as server, workers(directory) as start:
+    with installed(valkey, directory) as server, workers(all_tests_nest, directory) as start:
         Redis.from_url(valkey).flushall()
         kind = "misbehaving_jobs.misbehave_in_thread"
         jobs = {how: server.enqueue(kind, {"how": how}) for how in IN_THREADS}

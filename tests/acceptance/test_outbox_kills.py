@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,14 @@ from jobserver.broker import Broker, connect
 from jobserver.embedded import free_port
 from jobserver.ledger import Outbox
 from jobserver.ledger.models import outbox as rows
+from jobserver.ledger.models import runs
 from tests import databases
-from tests.acceptance.conftest import ROOT, wait_until
+from tests.acceptance.conftest import wait_until
 from tests.databases import notes
+from tests.nest import Hatched, Nest
 from tests.writing_host import request
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Start = Callable[..., Hatched]
 
 
 @pytest.fixture(scope="session")
@@ -57,35 +58,23 @@ def engine(database: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(nest: Nest, tmp_path: Path) -> Start:
     """Return a function that starts a process with arguments; all end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    numbers = count()
 
-    def start(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        with (tmp_path / f"process-{len(started)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                env={**os.environ, "JOBSERVER_INSTANCE": str(tmp_path), **settings},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
-        return process
+    def start(*arguments: str, **settings: str) -> Hatched:
+        log = tmp_path / f"process-{next(numbers)}.log"
+        return nest.start(*arguments, log=log, JOBSERVER_INSTANCE=str(tmp_path), **settings)
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    return start
 
 
 @pytest.fixture
 def start_scheduler(start: Start, database: str, valkey: str) -> Start:
     """Return a function that starts a scheduler on the database and the session's Valkey."""
 
-    def start_scheduler(redis_url: str = valkey) -> subprocess.Popen[bytes]:
-        command = ("-m", "flask", "--app", "tests.ticking", "jobs", "scheduler")
+    def start_scheduler(redis_url: str = valkey) -> Hatched:
+        command = ("flask", "--app", "tests.ticking", "jobs", "scheduler")
         return start(*command, DATABASE_URL=database, REDIS_URL=redis_url)
 
     return start_scheduler
@@ -95,8 +84,9 @@ def start_scheduler(start: Start, database: str, valkey: str) -> Start:
 def start_writer(start: Start, database: str, valkey: str) -> Start:
     """Return a function that starts a process which writes notes with their jobs."""
 
-    def start_writer(point: str, count: int, redis_url: str = valkey) -> subprocess.Popen[bytes]:
-        return start("-m", "tests.writing_host", database, redis_url, point, str(count))
+    def start_writer(point: str, count: int, redis_url: str = valkey) -> Hatched:
+        arguments = (database, redis_url, point, str(count))
+        return start("python", "-m", "tests.writing_host", *arguments)
 
     return start_writer
 
@@ -123,11 +113,16 @@ def has_left_fewer(engine: Engine, count: int) -> bool:
     return left(engine) < count
 
 
-def made(redis: Redis) -> Counter[str]:
-    """Return how often each note's job was made, by the event stream."""
+def made(redis: Redis, engine: Engine) -> Counter[str]:
+    """Return how often each note's job was made, by the event stream and the ledger.
+
+    The stream first: what goes from it is in the ledger.
+    """
     events = [fields for _, fields in redis.xrange("jobserver:events")]
-    ids = [fields[b"job"].decode() for fields in events if fields[b"event"] == b"queued"]
-    return Counter(job_id for job_id in ids if job_id.startswith("note-"))
+    found = {e[b"run"].decode(): e[b"job"].decode() for e in events if e[b"event"] == b"queued"}
+    with engine.connect() as connection:
+        found |= {run: job for run, job in connection.execute(select(runs.c.run, runs.c.job))}
+    return Counter(job_id for job_id in found.values() if job_id.startswith("note-"))
 
 
 def test_a_host_killed_after_its_commit_loses_and_doubles_nothing(
@@ -140,8 +135,8 @@ def test_a_host_killed_after_its_commit_loses_and_doubles_nothing(
         assert writer.wait(timeout=30) == -signal.SIGKILL
     expected = committed(engine)
     assert len(expected) == 15
-    wait_until(lambda: len(made(redis)) == 15 and left(engine) == 0, seconds=5)
-    assert made(redis) == Counter(expected)
+    wait_until(lambda: len(made(redis, engine)) == 15 and left(engine) == 0, seconds=5)
+    assert made(redis, engine) == Counter(expected)
 
 
 def test_hosts_and_relays_killed_anywhere_make_each_job_once(
@@ -157,7 +152,7 @@ def test_hosts_and_relays_killed_anywhere_make_each_job_once(
             process.wait()
     start_scheduler()
     wait_until(lambda: left(engine) == 0, what="the relay empties the outbox")
-    assert made(redis) == Counter(committed(engine))
+    assert made(redis, engine) == Counter(committed(engine))
 
 
 def test_relays_killed_over_a_backlog_make_each_job_once(
@@ -178,7 +173,7 @@ def test_relays_killed_over_a_backlog_make_each_job_once(
             relay.wait()
     start_scheduler()
     wait_until(lambda: left(engine) == 0)
-    assert made(redis) == Counter(expected)
+    assert made(redis, engine) == Counter(expected)
 
 
 def test_commits_without_redis_become_jobs_when_it_is_back(
@@ -202,7 +197,7 @@ def test_commits_without_redis_become_jobs_when_it_is_back(
         server = ValkeyServer(port=port, data_dir=tmp_path, appendonly="yes")
         server.start()
         wait_until(lambda: left(engine) == 0, seconds=5, what="pushed when Redis is back")
-        assert made(redis) == Counter(expected)
+        assert made(redis, engine) == Counter(expected)
         assert scheduler.poll() is None
     finally:
         redis.close()
@@ -229,5 +224,5 @@ def test_a_frozen_redis_delays_a_commit_by_less_than_two_seconds(
     assert max(took) < 2
     assert sum(took) < 4, "only the first commits wait"
     wait_until(lambda: outbox.relay(engine, settle=0) == 0 and left(engine) == 0)
-    assert made(redis) == Counter(f"note-{number}" for number in range(5))
+    assert made(redis, engine) == Counter(f"note-{number}" for number in range(5))
     connection.close()

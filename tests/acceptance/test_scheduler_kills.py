@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +24,27 @@ from jobserver.broker import Broker
 from jobserver.broker.entries import Entries
 from jobserver.broker.entry import Entry
 from jobserver.embedded import free_port
-from tests.acceptance.conftest import ROOT, wait_until
+from tests.acceptance.conftest import wait_until
+from tests.nest import Hatched, Nest
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Start = Callable[..., Hatched]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(nest: Nest, tmp_path: Path) -> Start:
     """Return a function that starts a scheduler on a Redis; all end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    numbers = count()
 
-    def start(redis_url: str) -> subprocess.Popen[bytes]:
+    def start(redis_url: str) -> Hatched:
         settings = {
             "REDIS_URL": redis_url,
             "DATABASE_URL": f"sqlite:///{tmp_path / 'host.db'}",
             "JOBSERVER_INSTANCE": str(tmp_path),
         }
-        with (tmp_path / f"scheduler-{len(started)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flask", "--app", "tests.ticking", "jobs", "scheduler"],
-                cwd=ROOT,
-                env={**os.environ, **settings},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
-        return process
+        command = ("flask", "--app", "tests.ticking", "jobs", "scheduler")
+        return nest.start(*command, log=tmp_path / f"scheduler-{next(numbers)}.log", **settings)
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    return start
 
 
 def ticks(redis: Redis) -> Counter[int]:
