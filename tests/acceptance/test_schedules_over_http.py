@@ -69,17 +69,19 @@ def test_a_schedule_runs_as_it_is_told_whatever_becomes_of_its_scheduler(
 ) -> None:
     start("worker")
     doomed = start("scheduler")
-    wait_until(lambda: len(items(client, "?origin=registry")) == 2, what="the scheduler serves")
+    served = "?origin=registry"
+    wait_until(lambda: len(items(client, served)) == 2, seconds=60, what="the scheduler serves")
     # Its first time comes long before the scheduler would look again by itself.
     order = {"type": "ticking.beat", "payload": {"hand": "pulse"}, "cron": "* * * * * *"}
     assert client.put(f"{URL}/pulse", json=order).status_code == 201
-    wait_until(lambda: len(completed(client)) >= 2, what="two runs have completed")
+    wait_until(lambda: len(completed(client)) >= 2, seconds=60, what="two runs have completed")
 
     doomed.kill()
     doomed.wait()
     count = len(completed(client))
     start("scheduler")
-    wait_until(lambda: len(completed(client)) >= count + 2, what="another scheduler goes on")
+    more = count + 2
+    wait_until(lambda: len(completed(client)) >= more, seconds=60, what="another one goes on")
 
     assert client.post(f"{URL}/pulse/pause").get_json()["state"] == "paused"
     paused = client.get(f"{URL}/pulse").get_json()
