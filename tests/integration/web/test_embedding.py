@@ -46,6 +46,13 @@ def test_a_customer_of_a_foreign_shop_polls_the_own_job_to_its_end(ada: FlaskCli
     assert ada.get(path, headers={"X-Customer": "grace"}).status_code == 404
 
 
+def test_a_job_of_a_transaction_has_the_trace_of_its_request(ada: FlaskClient) -> None:
+    letter = {"to": "grace", "text": "hello"}
+    made = ada.post("/letters", json=letter, headers={"X-Request-Id": "req-5"}).get_json()
+    (job,) = work("mail")
+    assert (job.id, job.trace) == (made["id"], "req-5")
+
+
 def test_what_the_host_rolls_back_never_runs(ada: FlaskClient) -> None:
     made = ada.post("/letters", json={"to": "grace", "text": "burn"})
     assert ada.get(f"/engine/api/v1/jobs/{made.get_json()['id']}").status_code == 404
