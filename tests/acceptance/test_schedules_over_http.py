@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,20 @@ from redis import Redis
 
 from jobserver import ledger
 from tests import ticking
-from tests.acceptance.conftest import ROOT, wait_until
+from tests.acceptance.conftest import wait_until
+from tests.nest import Hatched, Nest
 
 URL = "/api/v1/schedules"
 TOKEN = "the-token-of-the-tests"
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Start = Callable[..., Hatched]
 
 
 @pytest.fixture
 def client(
     redis: Redis, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FlaskClient]:
-    """The administrator of the ticking app; processes that the test starts inherit its settings."""
+    """The administrator of the ticking app; programs that the test starts inherit its settings."""
     monkeypatch.setenv("REDIS_URL", valkey)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'host.db'}")
     monkeypatch.setenv("JOBSERVER_INSTANCE", str(tmp_path))
@@ -45,23 +44,15 @@ def client(
 
 
 @pytest.fixture
-def start(client: FlaskClient, tmp_path: Path) -> Iterator[Start]:
+def start(nest: Nest, client: FlaskClient, tmp_path: Path) -> Start:
     """Return a function that starts `flask jobs` with arguments; all end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    numbers = count()
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "flask", "--app", "tests.ticking", "jobs", *arguments]
-        with (tmp_path / f"log-{len(started)}").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ}, stdout=log, stderr=subprocess.STDOUT
-            )
-        started.append(process)
-        return process
+    def start(*arguments: str) -> Hatched:
+        command = ("flask", "--app", "tests.ticking", "jobs", *arguments)
+        return nest.start(*command, log=tmp_path / f"log-{next(numbers)}")
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    return start
 
 
 def test_a_schedule_runs_as_it_is_told_whatever_becomes_of_its_scheduler(
@@ -78,9 +69,8 @@ def test_a_schedule_runs_as_it_is_told_whatever_becomes_of_its_scheduler(
 
     doomed.kill()
     doomed.wait()
-    count = len(completed(client))
+    more = len(completed(client)) + 2
     start("scheduler")
-    more = count + 2
     wait_until(lambda: len(completed(client)) >= more, seconds=60, what="another one goes on")
 
     assert client.post(f"{URL}/pulse/pause").get_json()["state"] == "paused"
