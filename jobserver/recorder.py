@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from jobserver.broker import Job
 from jobserver.broker.broker import Recorded
@@ -48,6 +48,8 @@ MOST_HOSTS = 10_000  # workers whose host is remembered
 REST = 0.2  # seconds at most that it leaves SQLite's one writer to others after a transaction
 
 _ROW = 1  # the id of the one row of `position`
+# What a database, its driver or JSON says of values that they cannot take.
+_REFUSED = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
 _COUNTED: dict[str, Literal["completed", "failed"]] = {"completed": "completed", "failed": "failed"}
 _FIXED = ("job", "type", "queue", "priority", "key", "owner", "organization", "trace")
 _KEPT = frozenset({*_FIXED, "enqueued_at", "payload"})  # what never changes once a run is made
@@ -78,17 +80,29 @@ class Recorder:
             after, events = self._position()
             # Again, as whoever wrote it may have been killed before it said so.
             self._compare(after, self._server.broker.recorded(after, events=events))
-            while entries := self._stream.read(after, most=BATCH, patient=not total):
-                last, events = entries[-1].id, events + len(entries)
+            most = BATCH
+            while entries := self._stream.read(after, most=most, patient=not total):
+                last, count = entries[-1].id, events + len(entries)
                 fold = self._fold(entries)
                 began = time.monotonic()
-                if not self._write(fold, after=after, last=last, events=events):
+                try:
+                    is_mine = self._write(fold, after=after, last=last, events=count)
+                except _REFUSED as error:
+                    if len(entries) > 1:  # all but the one that the database refuses
+                        most = len(entries) // 2
+                        continue
+                    logger.error("event %s cannot be recorded: %s: %s", last, error, entries)
+                    nothing = Fold(self._server, {})
+                    is_mine = self._write(nothing, after=after, last=last, events=count)
+                if not is_mine:
                     time.sleep(WAIT)  # another one is at it; should that one die, there is this
                     break
                 took = time.monotonic() - began
-                self._server.broker.recorded(last, events=events)
+                self._server.broker.recorded(last, events=count)
                 total += len(entries)
-                after = last
+                if len(entries) < most:
+                    break
+                after, events, most = last, count, BATCH
                 if self._engine.dialect.name == "sqlite":
                     time.sleep(min(took, REST))
         return total
@@ -142,7 +156,7 @@ class Recorder:
         for entry in told:
             if entry.makes_run:
                 made.add(entry.run)
-            elif entry.run not in made:
+            elif entry.run not in made and entry.name != "log":
                 known.setdefault(entry.run, entry)
         fold = Fold(self._server, self._recall(known))
         for entry in told:
@@ -151,7 +165,6 @@ class Recorder:
             except (ValueError, KeyError, zlib.error) as error:
                 # Of another release, or nobody's: one event must not hold up all that follow.
                 logger.error("event %s cannot be recorded: %r: %s", entry.id, error, entry.fields)
-        fold.written = [_written(entry) for entry in entries if entry.name == "log"]
         for record in fold.records.values():
             if record.worker and (host := self._host(record.worker)):
                 record.host = host
@@ -224,6 +237,9 @@ class Fold:
 
     def take(self, entry: Entry) -> None:
         """Take one event in."""
+        if entry.name == "log":
+            self.written.append(_written(entry))
+            return
         if entry.makes_run:
             self.records[entry.run] = self._made(entry)
             self.last[entry.fields["job"]] = entry.run
@@ -275,9 +291,7 @@ class Fold:
 def _is_silent(entry: Entry) -> bool:
     """Return whether an event changes no run; what retention takes out of Redis stays here."""
     name = entry.name
-    return name in ("progress", "log") or (
-        name == "purged" and entry.fields.get("reason") == "retention"
-    )
+    return name == "progress" or (name == "purged" and entry.fields.get("reason") == "retention")
 
 
 def _is_before(one: str, other: str) -> bool:

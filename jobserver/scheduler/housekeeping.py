@@ -12,6 +12,8 @@ from jobserver.scheduler.backlog_watch import BacklogWatch
 from jobserver.scheduler.chores import Chore
 from jobserver.server import Server
 
+GATHER = 0.1  # seconds in which events come together, for one transaction
+
 
 def chores(server: Server) -> list[Chore]:
     """Return the chores of a server; any number of processes may do them at once.
@@ -27,7 +29,7 @@ def chores(server: Server) -> list[Chore]:
     ]
     for key, engine in engines(server.db).items():
         if key is None:
-            found.append(Chore("recorder", Recorder(server, engine).work, interval=0))
+            found.append(Chore("recorder", Recorder(server, engine).work, interval=GATHER))
             look = BacklogWatch(server.broker).look
             found.append(Chore("watch over the backlog of the ledger", look, interval=5))
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"

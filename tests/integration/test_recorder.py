@@ -515,3 +515,18 @@ def test_an_event_that_cannot_be_read_holds_up_no_other(
         ("r2", "waiting"),
     ]
     assert caplog.text.count("cannot be recorded") == 2
+
+
+def test_an_event_that_the_database_refuses_holds_up_no_other(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, caplog: Any
+) -> None:
+    broker.enqueue([request_of(f"job-{n}", run=f"run-{n}") for n in range(5)])
+    good = redis.xrevrange(keys.EVENTS, count=1)[0][1]
+    redis.xadd(keys.EVENTS, {**good, b"job": "huge", b"run": "run-huge", b"attempts": 10**30})
+    torn = {"event": "log", "job": "job-1", "run": "run-1", "first": 1, "oldest": 1, "lines": "["}
+    redis.xadd(keys.EVENTS, torn)
+    broker.enqueue([request_of("last", run="run-last")])
+    assert recorder.work() == 8
+    found = [row["job"] for row in rows(engine, runs)]
+    assert found == [*(f"job-{n}" for n in range(5)), "last"]
+    assert caplog.text.count("cannot be recorded") == 2
