@@ -437,6 +437,25 @@ def test_an_older_redis_is_noticed(
     assert last.decode() in caplog.text
 
 
+@pytest.mark.parametrize("lost", ["all", "the last"])
+def test_a_redis_that_lost_events_and_has_a_slow_clock_is_recorded_on(
+    recorder: Recorder, engine: Engine, broker: Broker, redis: Redis, hand: Hand, lost: str
+) -> None:
+    broker.enqueue([request_of("a", run="r1")])
+    recorder.work()
+    ahead = f"{int(datetime.now(UTC).timestamp() * 1000) + 3_600_000}-7"
+    with engine.begin() as connection:
+        connection.execute(update(position).values(position=ahead))
+    if lost == "all":
+        redis.flushall()
+    recorder.work()
+    broker.enqueue([request_of("b", run="r2")])
+    hand.end(hand.claim(threads=9)[-1])
+    recorder.work()
+    states = {row["run"]: row["state"] for row in rows(engine, runs)}
+    assert states["r2"] == "completed"
+
+
 def test_the_ledger_forgets_ended_runs_by_age_and_by_count(
     recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
 ) -> None:
