@@ -153,10 +153,11 @@ def database(
 def town(
     redis: Redis,
     valkey: str,
+    nest: Nest,
     database: tuple[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Town]:
+) -> Town:
     settings = {
         "REDIS_URL": valkey,
         "DATABASE_URL": database[0],
@@ -170,8 +171,7 @@ def town(
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    with Nest() as nest:
-        yield Town(nest, tmp_path / "log", jobs=0)
+    return Town(nest, tmp_path / "log", jobs=0)
 
 
 @pytest.mark.parametrize(
