@@ -549,3 +549,16 @@ def test_an_event_that_the_database_refuses_holds_up_no_other(
     found = [row["job"] for row in rows(engine, runs)]
     assert found == [*(f"job-{n}" for n in range(5)), "last"]
     assert caplog.text.count("cannot be recorded") == 2
+
+
+def test_a_text_with_nul_characters_is_recorded(
+    recorder: Recorder, engine: Engine, broker: Broker, hand: Hand
+) -> None:
+    message = "a NUL \x00, one in words \\u0000, and both \\\x00"
+    broker.enqueue([request_of("a", run="r1", attempts=1, payload='{"text":"\\u0000"}')])
+    hand.end(hand.take(), "failed", error_message=message)
+    recorder.work()
+    ((run,), (spent,)) = rows(engine, runs), rows(engine, attempts)
+    for row in (run, spent):
+        assert row["error_message"].replace("\x00", "\ufffd") == message.replace("\x00", "\ufffd")
+    assert run["payload"] == '{"text":"\\u0000"}'
