@@ -7,6 +7,7 @@ nothing. So any number of recorders may run, and each may be killed anywhere.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 import zlib
@@ -50,6 +51,7 @@ REST = 0.2  # seconds at most that it leaves SQLite's one writer to others after
 _ROW = 1  # the id of the one row of `position`
 # What a database, its driver or JSON says of values that they cannot take.
 _REFUSED = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
+_ENDS = frozenset({"completed", "failed", "canceled"})
 _COUNTED: dict[str, Literal["completed", "failed"]] = {"completed": "completed", "failed": "failed"}
 _FIXED = ("job", "type", "queue", "priority", "key", "owner", "organization", "trace")
 _KEPT = frozenset({*_FIXED, "enqueued_at", "payload"})  # what never changes once a run is made
@@ -150,6 +152,7 @@ class Recorder:
 
     def _fold(self, entries: Sequence[Entry]) -> Fold:
         """Return what the events make of the runs that they tell of."""
+        self._name_runs(entries)
         told = [entry for entry in entries if entry.run and not _is_silent(entry)]
         made: set[str] = set()
         known: dict[str, Entry] = {}  # runs that began before, by the first event of each
@@ -169,6 +172,28 @@ class Recorder:
             if record.worker and (host := self._host(record.worker)):
                 record.host = host
         return fold
+
+    def _name_runs(self, entries: Sequence[Entry]) -> None:
+        """Name the runs of jobs that stock RQ made: each from a first claim to the end."""
+        strange = [entry for entry in entries if not entry.run and entry.fields["job"]]
+        if not strange:
+            return
+        jobs = _json(jobs=list({entry.fields["job"] for entry in strange}))
+        with self._engine.connect() as connection:
+            its = runs.c.job.in_(_texts(connection, "jobs"))
+            query = select(runs.c.job, runs.c.run, runs.c.ended_at).where(its).order_by(runs.c.run)
+            last = {
+                row.job: (row.run, row.ended_at is not None)
+                for row in connection.execute(query, jobs)
+            }
+        for entry in strange:
+            job = entry.fields["job"]
+            run, has_ended = last.get(job, ("", True))
+            if not run or (has_ended and entry.name == "claimed"):
+                run = _stock_run(entry)
+            entry.fields["run"] = run
+            is_end = entry.name in _ENDS and not entry.fields.get("retry_at")
+            last[job] = (run, is_end or (has_ended and entry.name not in ("claimed", "retried")))
 
     def _recall(self, known: Mapping[str, Entry]) -> dict[str, Record]:
         """Return what is recorded of runs; what is not comes from Redis, or from next to nothing.
@@ -288,6 +313,13 @@ class Fold:
         return orjson.dumps(self._server.redacted(type_name, values)).decode(), organization
 
 
+def _stock_run(entry: Entry) -> str:
+    """Return an id for a run of a job that has none, of the same kind and order as ours."""
+    return (
+        f"{entry.at:011x}{hashlib.blake2b(entry.fields['job'].encode(), digest_size=6).hexdigest()}"
+    )
+
+
 def _is_silent(entry: Entry) -> bool:
     """Return whether an event changes no run; what retention takes out of Redis stays here."""
     name = entry.name
@@ -338,7 +370,7 @@ def _unrecorded(entry: Entry, job: Job | None) -> Record:
         priority=priority,
         enqueued_at=entry.at,
     )
-    if job is not None and job.run_id == entry.run:
+    if job is not None and job.run_id in ("", entry.run):  # stock RQ's jobs have none
         record.type, record.key, record.owner = job.type, _name(job.key), _name(job.owner)
         record.attempts = job.attempts
         record.enqueued_at = _ms(job.created_at) if job.created_at else entry.at

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Queue as RQQueue
-from rq import SimpleWorker
+from rq import Retry, SimpleWorker
 from rq.serializers import JSONSerializer
 from sqlalchemy import Engine, RowMapping, select, text, update
 
@@ -562,3 +562,29 @@ def test_a_text_with_nul_characters_is_recorded(
     for row in (run, spent):
         assert row["error_message"].replace("\x00", "\ufffd") == message.replace("\x00", "\ufffd")
     assert run["payload"] == '{"text":"\\u0000"}'
+
+
+def test_each_run_of_a_job_that_stock_rq_made_is_recorded(
+    recorder: Recorder, engine: Engine, redis: Redis, broker: Broker, hand: Hand
+) -> None:
+    queue = RQQueue("q", connection=redis, serializer=JSONSerializer)
+    for _ in range(2):
+        function, arguments = "jobserver.runner.run", ("test.it", {"n": 1})
+        queue.enqueue(function, args=arguments, job_id="theirs", retry=Retry(max=1))
+        broker.ring(["q"])
+        claim = hand.take()
+        recorder.work()
+        hand.end(claim, "retry")
+        hand.end(hand.take())
+        recorder.work()
+    found = rows(engine, runs)
+    assert [(row["job"], row["type"], row["state"], row["attempt"]) for row in found] == [
+        ("theirs", "test.it", "completed", 2),
+        ("theirs", "test.it", "completed", 4),  # stock RQ leaves our count where it is
+    ]
+    first, second = (row["run"] for row in found)
+    spent = [(row["run"], row["number"], row["outcome"]) for row in rows(engine, attempts)]
+    assert spent == [
+        *((first, 1, "retried"), (first, 2, "completed")),
+        *((second, 3, "retried"), (second, 4, "completed")),
+    ]
