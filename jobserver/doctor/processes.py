@@ -51,6 +51,16 @@ def findings(found: Metrics, workers: Sequence[WorkerState], *, now: float) -> I
 
 def recording(found: Metrics, *, is_on: bool) -> Iterator[Finding]:
     """Yield that the recorder is behind; `is_on`: there is a database to record in."""
+    if found.refusing:
+        yield Finding(
+            severity="error",
+            name="ledger-full",
+            what=f"{counted(found.unrecorded, 'event')} are not in the ledger, their bound is "
+            "reached.",
+            why="Every enqueue is refused (HTTP 503) until the ledger has caught up; else a change "
+            "would go unrecorded.",
+            remedy="Start a scheduler and the database; LEDGER_BACKLOG_MIB is the bound.",
+        )
     if not is_on or found.recorder_lag <= LAG:
         return
     yield Finding(
@@ -58,8 +68,8 @@ def recording(found: Metrics, *, is_on: bool) -> Iterator[Finding]:
         name="recorder-lag",
         what=f"{counted(found.unrecorded, 'event')} since {age(found.recorder_lag)} are not in the "
         "ledger.",
-        why="The ledger, its search and the histograms are behind; when the event stream is full "
-        "(EVENTS_MAX_MIB), enqueues are refused.",
+        why="The ledger, its search and the histograms are behind; at LEDGER_BACKLOG_MIB enqueues "
+        "are refused.",
         remedy="A scheduler process records: is one there, and does the database answer?",
     )
 

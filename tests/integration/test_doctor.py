@@ -280,6 +280,7 @@ def test_databases(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", valkey)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'absent' / 'host.db'}")
+    monkeypatch.setenv("LEDGER_BACKLOG_MIB", "1")
     app = ticking.create_app()
     server = app.extensions["jobserver"]
     with app.app_context():
@@ -304,6 +305,12 @@ def test_databases(
         recorder = Recorder(server, engine)
         assert recorder.work() == 1
         assert "recorder-lag" not in named(server)
+        while not (backlog := server.broker.backlog()) or not backlog.is_full:
+            server.enqueue_many("ticking.beat", [{"hand": "x" * 2000}] * 100)
+        assert named(server)["ledger-full"] == "error"
+        while recorder.work():
+            pass
+        assert "ledger-full" not in named(server)
         recorder.close()
         engine.dispose()
     server.broker.connection.close()
