@@ -234,6 +234,9 @@ def test_ledger_and_redis_agree_whatever_is_killed(
     assert not (wrong := disagreements(redis, ledger, spent)), wrong
     outcomes = {row["outcome"] for rows in spent.values() for row in rows}
     assert outcomes == {"completed", "failed", "retried", "lost", "canceled"}
+    died = [row for rows in spent.values() for row in rows if row["exit_reason"]]
+    assert "killed by SIGSEGV" in {row["exit_reason"] for row in died}
+    assert all(row["peak_rss"] > 2**20 for row in died)
     print(f"{len(ledger)} runs, {sum(map(len, spent.values()))} attempts, {kills} kills")
 
 
