@@ -213,12 +213,12 @@ class Entry:
     def from_json(cls, text: bytes) -> Entry:
         """Return the entry that a JSON text holds; raises ValueError for one of another release."""
         fields: dict[str, Any] = orjson.loads(text)
-        for name in ("start", "end"):
-            if fields.get(name):
-                fields[name] = datetime.fromisoformat(fields[name])
         try:
+            for name in ("start", "end"):
+                if fields.get(name):
+                    fields[name] = datetime.fromisoformat(fields[name])
             return cls(**fields)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"it is of another release: {error}") from None
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import islice, takewhile
 from typing import Any, get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,3 +110,11 @@ def test_an_interval_counts_from_its_start() -> None:
     ticks = [tick / 1000 - BEGIN for tick in hourly.ticks(after=0)]
     assert ticks == [100.5, 3700.5, 7300.5]
     assert hourly.tick_id(BEGIN * 1000 + 100_500) == f"a-{BEGIN + 100}_500"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "7", '{"id":"a"}', '{"id":"a","type":"b","payload":{},"start":5}', "{"]
+)
+def test_what_is_no_entry_of_this_release_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(ValueError):
+        Entry.from_json(text.encode())
