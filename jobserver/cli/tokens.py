@@ -9,9 +9,9 @@ import click
 from flask.cli import AppGroup
 
 from jobserver import current
+from jobserver.cli.shell import operator_action
 from jobserver.ledger import tokens
 from jobserver.ledger.tokens import Token
-from jobserver.shell import operator_action
 
 ROLES = ("viewer", "operator", "admin", "user")
 

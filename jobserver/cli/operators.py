@@ -18,12 +18,12 @@ from jobserver.broker.entries import Entries
 from jobserver.broker.inspection import Inspected, inspect_job, inspect_queue
 from jobserver.broker.listing import Wanted
 from jobserver.broker.workers import WorkerState
+from jobserver.cli.shell import operator_action
+from jobserver.cli.table import table
 from jobserver.doctor import examine
 from jobserver.doctor.finding import age
 from jobserver.errors import UnknownQueue
 from jobserver.rescue import rescue
-from jobserver.shell import operator_action
-from jobserver.table import table
 
 MOST = 1000  # failed jobs that one call lists
 NOWHERE = "nowhere: it ended and was let go, or is held by no list"

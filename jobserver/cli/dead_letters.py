@@ -12,11 +12,11 @@ import click
 from flask.cli import AppGroup
 
 from jobserver import current, payload, retries
+from jobserver.cli.shell import operator_action
+from jobserver.cli.table import table
 from jobserver.errors import RunNotFound
 from jobserver.ledger import dead_letters, runs
 from jobserver.ledger.runs import Run, Sought
-from jobserver.shell import operator_action
-from jobserver.table import table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from jobserver import current
-from jobserver.shell import operator_action
+from jobserver.cli.shell import operator_action
 
 STATES = ("completed", "failed", "canceled")
 

@@ -9,17 +9,9 @@ from typing import Any
 import click
 from flask.cli import AppGroup, ScriptInfo
 
-from jobserver import (
-    current,
-    dead_letter_commands,
-    ledger,
-    operator_commands,
-    payload,
-    queue_commands,
-    schedule_commands,
-    token_commands,
-)
+from jobserver import current, ledger, payload
 from jobserver.broker import Job
+from jobserver.cli import dead_letters, operators, queues, schedules, tokens
 from jobserver.errors import ConfigInvalid, JobServerError
 
 
@@ -42,10 +34,10 @@ class Commands(AppGroup):
 
 
 commands = Commands("jobs", help="Run, feed and inspect the job server.")
-commands.add_command(dead_letter_commands.commands)
-commands.add_command(schedule_commands.commands)
-commands.add_command(token_commands.commands)
-for command in (*operator_commands.COMMANDS, *queue_commands.COMMANDS):
+commands.add_command(dead_letters.commands)
+commands.add_command(schedules.commands)
+commands.add_command(tokens.commands)
+for command in (*operators.COMMANDS, *queues.COMMANDS):
     commands.add_command(command)
 
 

@@ -16,9 +16,9 @@ from jobserver import current, payload
 from jobserver.broker import Job
 from jobserver.broker.entry import Entry, Misfire, Overlap
 from jobserver.broker.standing import Schedule
+from jobserver.cli.shell import operator_action
+from jobserver.cli.table import table
 from jobserver.policy import PRIORITIES
-from jobserver.shell import operator_action
-from jobserver.table import table
 
 _SPAN = re.compile(r"(\d{1,12}(?:\.\d+)?)([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
