@@ -103,8 +103,9 @@ def test_structlog_s_lines_are_the_same(stream: io.StringIO, logger: logging.Log
 
 
 def test_what_json_cannot_say_is_there_all_the_same(
-    stream: io.StringIO, logger: logging.Logger
+    stream: io.StringIO, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logger, "propagate", False)  # pytest -n cannot send what is no UTF-8
     logger.info("odd \udcff", extra={"when": {1, 2}, "what": object()})
     assert said(stream)["event"] == "odd \udcff"
     assert said(stream)["when"] == "{1, 2}"
