@@ -45,6 +45,8 @@ from jobserver.server import Server
 
 WAIT = 1.0  # seconds that it waits for an event
 BATCH = 2000  # events of one transaction
+FIRST = 250  # of the first one, before it is known how large they are
+BATCH_BYTES = 16 * 1024 * 1024  # of lines in one, about: a batch is in memory several times
 MOST_HOSTS = 10_000  # workers whose host is remembered
 REST = 0.2  # seconds at most that it leaves SQLite's one writer to others after a transaction
 
@@ -82,7 +84,7 @@ class Recorder:
             after, events = self._position()
             # Again, as whoever wrote it may have been killed before it said so.
             self._compare(after, self._server.broker.recorded(after, events=events))
-            most = BATCH
+            most = FIRST
             while entries := self._stream.read(after, most=most, patient=not total):
                 last, count = entries[-1].id, events + len(entries)
                 fold = self._fold(entries)
@@ -93,7 +95,11 @@ class Recorder:
                     if len(entries) > 1:  # all but the one that the database refuses
                         most = len(entries) // 2
                         continue
-                    logger.error("event %s cannot be recorded: %s: %s", last, error, entries)
+                    # Of the event no more than its names: it may hold what is marked as secret.
+                    cause = getattr(error, "orig", None) or error
+                    logger.error(
+                        "event %s cannot be recorded: %s: %s", last, _named(entries[0]), cause
+                    )
                     nothing = Fold(self._server, {})
                     is_mine = self._write(nothing, after=after, last=last, events=count)
                 if not is_mine:
@@ -104,7 +110,7 @@ class Recorder:
                 total += len(entries)
                 if len(entries) < most:
                     break
-                after, events, most = last, count, BATCH
+                after, events, most = last, count, _fitting(entries)
                 if self._engine.dialect.name == "sqlite":
                     time.sleep(min(took, REST))
         return total
@@ -167,7 +173,7 @@ class Recorder:
                 fold.take(entry)
             except (ValueError, KeyError, zlib.error) as error:
                 # Of another release, or nobody's: one event must not hold up all that follow.
-                logger.error("event %s cannot be recorded: %r: %s", entry.id, error, entry.fields)
+                logger.error("event %s cannot be recorded: %s: %r", entry.id, _named(entry), error)
         for record in fold.records.values():
             if record.worker and (host := self._host(record.worker)):
                 record.host = host
@@ -324,6 +330,16 @@ def _is_silent(entry: Entry) -> bool:
     """Return whether an event changes no run; what retention takes out of Redis stays here."""
     name = entry.name
     return name == "progress" or (name == "purged" and entry.fields.get("reason") == "retention")
+
+
+def _fitting(entries: Sequence[Entry]) -> int:
+    """Return how many events like these make a batch."""
+    size = sum(len(entry.fields.get("lines", "")) for entry in entries)
+    return max(1, min(BATCH, BATCH_BYTES * len(entries) // max(1, size)))
+
+
+def _named(entry: Entry) -> str:
+    return " ".join(f"{name}={entry.fields.get(name)}" for name in ("event", "job", "run"))
 
 
 def _is_before(one: str, other: str) -> bool:

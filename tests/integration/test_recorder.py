@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from sqlalchemy import Engine, RowMapping, select, text, update
 
 from jobserver import JobServer, Queue
 from jobserver.broker import Broker, connect, keys
+from jobserver.broker.job import envelope
 from jobserver.errors import LedgerBehind, NotMigrated
 from jobserver.ledger.models import attempts, position, runs
 from jobserver.ledger.models import lines as line_rows
@@ -454,6 +456,37 @@ def test_a_redis_that_lost_events_and_has_a_slow_clock_is_recorded_on(
     recorder.work()
     states = {row["run"]: row["state"] for row in rows(engine, runs)}
     assert states["r2"] == "completed"
+
+
+def test_an_event_that_cannot_be_recorded_tells_no_secret(
+    recorder: Recorder, broker: Broker, redis: Redis, caplog: Any
+) -> None:
+    data = envelope("f", "engine_jobs.sign_in", b'{"user":"ada","password":"hunter22"}')
+    broker.enqueue([request_of("a", run="r1", type_name="engine_jobs.sign_in", data=data)])
+    made = redis.xrange(keys.EVENTS)[0][1]
+    for run, attempts_text in (("r2", "many"), ("r3", str(2**70))):
+        redis.xadd(keys.EVENTS, made | {b"run": run, b"attempts": attempts_text})
+    recorder.work()
+    for run in ("r2", "r3"):
+        assert f"cannot be recorded: event=queued job=a run={run}: " in caplog.text
+    assert "hunter22" not in caplog.text
+
+
+def test_long_lines_of_many_runs_are_recorded_a_few_at_a_time(
+    recorder: Recorder, engine: Engine, redis: Redis
+) -> None:
+    line = '{"message":"%s"}' % ("x" * 60_000)
+    pipe = redis.pipeline(transaction=False)
+    for number in range(1000):
+        told = {"event": "log", "job": "a", "run": f"r{number}", "first": 1, "oldest": 1}
+        pipe.xadd(keys.EVENTS, told | {"lines": f"[{line}]"})
+    pipe.execute()
+    tracemalloc.start()
+    try:
+        assert recorder.work() == 1000
+        assert tracemalloc.get_traced_memory()[1] < 150 * 1024 * 1024, "60 MB of lines"
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_ledger_forgets_ended_runs_by_age_and_by_count(
