@@ -23,6 +23,8 @@ from jobserver.ledger import dead_letters, runs
 from jobserver.ledger.runs import STATES, Attempt, Run, Sought
 from jobserver.policy import PRIORITIES
 
+SHORT = validate.Length(max=3000)  # more than the ledger's texts have; it is audited, too
+
 
 class Moment(fields.AwareDateTime):
     """A time in years that both databases and all time zones have."""
@@ -37,15 +39,19 @@ class Moment(fields.AwareDateTime):
 class SoughtSchema(Schema):
     """Which runs are sought."""
 
-    job = fields.String(metadata={"description": "a job's id"})
-    type = fields.String(metadata={"description": "a job type's name"})
-    queue = fields.String(metadata={"description": "name, key or alias"})
-    key = fields.String()
-    owner = fields.String()
-    organization = fields.String()
-    trace = fields.String()
-    fingerprint = fields.String(metadata={"description": "what failures of one cause share"})
-    error = fields.String(metadata={"description": "part of a failed run's message, in any case"})
+    job = fields.String(validate=SHORT, metadata={"description": "a job's id"})
+    type = fields.String(validate=SHORT, metadata={"description": "a job type's name"})
+    queue = fields.String(validate=SHORT, metadata={"description": "name, key or alias"})
+    key = fields.String(validate=SHORT)
+    owner = fields.String(validate=SHORT)
+    organization = fields.String(validate=SHORT)
+    trace = fields.String(validate=SHORT)
+    fingerprint = fields.String(
+        validate=SHORT, metadata={"description": "what failures of one cause share"}
+    )
+    error = fields.String(
+        validate=SHORT, metadata={"description": "part of a failed run's message, in any case"}
+    )
     enqueuedFrom = Moment()
     enqueuedBefore = Moment()
 

@@ -250,3 +250,10 @@ def test_the_shell_says_what_is_wrong(shell: Any, fail: Any) -> None:
     assert (code, "'none'" in said) == (1, True)
     code, said = shell("retry", "--run", made.run_id, "--payload", '{"text": 1}')
     assert (code, "#/to" in said) == (1, True)
+
+
+def test_no_filter_is_longer_than_what_it_is_compared_with(admin: FlaskClient) -> None:
+    for name in ("error", "owner", "job"):
+        answer = admin.post(f"{API}/dead-letters/discard", json={name: "x" * 100_000})
+        assert answer.status_code == 422
+        assert answer.get_json()["errors"][0]["pointer"] == f"#/{name}"
