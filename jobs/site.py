@@ -1,6 +1,8 @@
 """The application's routes, pages and commands, which workers do without."""
 
+import click
 from flask import Blueprint, Flask
+from flask.cli import ScriptInfo
 
 from jobs.follows import cli as follows_cli
 from jobs.follows import pages
@@ -32,3 +34,17 @@ def register(app: Flask) -> None:
     app.register_blueprint(pages.home)
     for commands in (follows_cli.commands, users_cli.commands):
         app.cli.add_command(commands)
+    app.cli.add_command(prepare)
+
+
+@click.command()
+@click.pass_context
+def prepare(context: click.Context) -> None:
+    """Bring all tables up to date, and load demo data into an empty database; safe to repeat.
+
+    As `flask db upgrade`, `flask jobs migrate` and `flask follows demo`, in one process.
+    """
+    script = context.ensure_object(ScriptInfo)
+    cli = script.load_app().cli
+    for arguments in (["db", "upgrade"], ["jobs", "migrate"], ["follows", "demo"]):
+        cli.main(arguments, prog_name="flask", obj=script, standalone_mode=False)

@@ -26,7 +26,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
     script = ctx.ensure_object(ScriptInfo)
     Migrate(script.load_app(), db, directory=str(DIRECTORY))
-    commands.main(list(arguments), prog_name="flask db", obj=script)
+    commands.main(list(arguments), prog_name="flask db", obj=script, standalone_mode=False)
 
 
 def init_app(app: Flask) -> None:

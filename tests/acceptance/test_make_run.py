@@ -316,7 +316,7 @@ def test_a_failing_step_is_one_line(system: System) -> None:
     plan = system.directory / "supervisord.conf"
     text = plan.read_text()
     plan.unlink()
-    plan.write_text(text.replace("flask jobs migrate", "flask jobs no-such-command"))
+    plan.write_text(text.replace("flask prepare", "flask jobs no-such-command"))
     line = system.refusal()
     assert line == (
         "jobserver: `flask jobs no-such-command` failed: No such command 'no-such-command'."

@@ -35,9 +35,7 @@ def system(redis: Redis, valkey: str, tmp_path: Path) -> Iterator[System]:
     text = plan.read_text()
     plan.unlink()
     # The test app has no database of its own to prepare.
-    for step in ("flask db upgrade", "flask jobs migrate", "flask follows demo"):
-        text = text.replace(f"    {step}\n", "")
-    plan.write_text(text)
+    plan.write_text(text.replace("prepare = flask prepare\n", ""))
     (tmp_path / "wsgi.py").unlink()
     (tmp_path / "wsgi.py").write_text(
         "from tests.engine_app import create_app\napp = create_app()\n"
