@@ -239,6 +239,10 @@ class Recorder:
                 return False
             upsert(connection, runs, list(fold.records.values()), keep=_KEPT)
             upsert(connection, attempts, list(fold.spent.values()))
+            if fold.purged:
+                gone = runs.c.run.in_(_texts(connection, "runs"))
+                removed = update(runs).where(DEAD, gone).values(settled_at=now)
+                connection.execute(removed, _json(runs=fold.purged))
             if fold.revived:
                 again = runs.c.run.in_(fold.revived)
                 connection.execute(update(runs).where(again).values(settled_at=None))
@@ -263,6 +267,7 @@ class Fold:
         self.spent: dict[tuple[str, int], Spent] = {}
         self.ended: list[End] = []
         self.revived: list[str] = []  # runs that failed, and go on
+        self.purged: list[str] = []  # runs whose job somebody removed
         self.last: dict[str, str] = {}  # by job its last run that began
         self.written: list[Written] = []  # lines that the runs logged
 
@@ -282,6 +287,8 @@ class Fold:
             self.spent[spent.run, spent.number] = spent
         if entry.name == "retried":
             self.revived.append(entry.run)
+        if entry.name == "purged":
+            self.purged.append(entry.run)
         if entry.name == record.state and (state := _COUNTED.get(entry.name)):
             self.ended.append(End(record.queue, state, entry.at, record.wait_ms, record.run_ms))
 

@@ -332,7 +332,7 @@ class Server:
             recalled = runs.latest_of(self.db, gone)
         except (NoDatabase, NotMigrated):
             return found
-        return found | {n: run.as_job for n, run in recalled.items() if run.state != "purged"}
+        return found | {n: run.as_job for n, run in recalled.items() if run.purged_at is None}
 
     def recall(self, job_id: str) -> Run | None:
         """Return the last run of a job that the ledger has, for a job that Redis has let go.
@@ -362,7 +362,7 @@ class Server:
             found, _ = runs.find(self.db, sought, limit=limit)
         except (NoDatabase, NotMigrated):
             return []
-        return [run.as_job for run in found if run.state != "purged"]
+        return [run.as_job for run in found if run.purged_at is None]
 
     def lines(self, job_id: str, run: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the lines that a run of a job has logged, with their numbers: the last 200.

@@ -63,7 +63,7 @@ class RunFilterSchema(SoughtSchema, paging.PageSchema):
 
 
 class RunSummarySchema(Schema):
-    """One run of a job; `purged` is one whose job somebody removed."""
+    """One run of a job; `purged` is one whose job somebody removed before it ended."""
 
     id = fields.String(required=True)
     jobId = fields.String(required=True)
@@ -92,6 +92,9 @@ class RunSummarySchema(Schema):
     error = fields.Nested(ErrorSchema, required=True, allow_none=True)
     reason = fields.String(required=True, allow_none=True)
     fingerprint = fields.String(required=True, allow_none=True)
+    purgedAt = fields.AwareDateTime(
+        required=True, allow_none=True, metadata={"description": "when somebody removed its job"}
+    )
     settledAt = fields.AwareDateTime(
         required=True,
         allow_none=True,
@@ -265,6 +268,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         else None,
         "reason": run.reason,
         "fingerprint": run.fingerprint,
+        "purgedAt": run.purged_at,
         "settledAt": run.settled_at,
     }
 

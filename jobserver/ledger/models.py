@@ -108,9 +108,10 @@ actions = Table(
 
 # Every run, by its id, which sorts by when it was enqueued: pages of a search are in that order.
 # `started_at`, `run_ms` and `wait_ms` (from when it was due to when it began) are of the last
-# attempt. `state` is waiting, delayed, active, completed, failed, canceled or purged (an operator
-# removed the job); what retention removes from Redis stays here as it ended. A failed run is a dead
-# letter until `settled_at`: somebody discarded it, or its job was enqueued anew.
+# attempt. `state` is waiting, delayed, active, completed, failed, canceled or purged (somebody
+# removed the job before it ended); `purged_at` is when somebody removed it at all. What retention
+# removes from Redis stays here as it ended. A failed run is a dead letter until `settled_at`:
+# somebody discarded or removed it, or its job was enqueued anew.
 runs = Table(
     f"{PREFIX}run",
     metadata,

@@ -82,7 +82,9 @@ class Record:
             case "retried":
                 self._revive(at, fields)
             case "purged":
-                self.state, self.purged_at = "purged", at
+                self.purged_at = at
+                if self.ended_at is None:  # how a run ended stays on record
+                    self.state = "purged"
         return None
 
     def _begin(self, at: int, fields: Fields) -> None:

@@ -92,7 +92,7 @@ class Run:
     @property
     def as_job(self) -> Job:
         """The job as this run left it; raises JobPurged if somebody removed it."""
-        if self.state == "purged":
+        if self.purged_at is not None or self.state == "purged":
             raise JobPurged(f"Job {self.job!r} was removed at {self.purged_at:%Y-%m-%dT%H:%M:%SZ}")
         return Job(
             id=self.job,

@@ -204,14 +204,21 @@ def test_what_an_operator_removes_is_purged_and_what_retention_removes_stays(
     assert broker.sweep([Q]) == 1
     redis.zadd("rq:finished:q", {"cleaned": 1})
     assert broker.clean(Q, older_than=0, registries=("finished",)) == 1
+    broker.enqueue([request_of("given-up", run="run-given-up")])
+    hand.end(hand.take(), "failed")
+    assert broker.clean(Q, older_than=0, registries=("failed",)) == 1
     broker.enqueue([request_of("emptied", run="run-emptied")])
     assert broker.empty(Q) == 1
     recorder.work()
-    states = {row["run"]: (row["state"], row["purged_at"] is None) for row in rows(engine, runs)}
-    assert states == {
-        "run-kept": ("completed", True),
-        "run-cleaned": ("purged", False),
-        "run-emptied": ("purged", False),
+    found = {
+        row["run"]: (row["state"], bool(row["purged_at"]), bool(row["settled_at"]))
+        for row in rows(engine, runs)
+    }
+    assert found == {
+        "run-kept": ("completed", False, False),
+        "run-cleaned": ("completed", True, False),
+        "run-given-up": ("failed", True, True),  # no dead letter any more
+        "run-emptied": ("purged", True, False),
     }
 
 

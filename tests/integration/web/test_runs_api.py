@@ -157,8 +157,10 @@ def test_what_retention_removes_stays_known_and_what_an_operator_cleans_does_not
     found = admin.get(f"{API}/jobs/letter-ada")
     assert (found.status_code, found.get_json()["status"]) == (200, "completed")
     assert admin.get(f"{API}/jobs/letter-grace").status_code == 410
-    purged = admin.get(f"{API}/runs?state=purged").get_json()["items"]
-    assert [run["jobId"] for run in purged] == ["letter-grace"]
+    grace, ada = admin.get(f"{API}/runs?state=completed").get_json()["items"]
+    assert (grace["jobId"], ada["jobId"]) == ("letter-grace", "letter-ada")
+    assert grace["purgedAt"], "its end stays on record"
+    assert ada["purgedAt"] is None
 
 
 def test_users_see_their_own_jobs_and_runs_only(

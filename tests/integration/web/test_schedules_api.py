@@ -172,7 +172,9 @@ def test_jobs_of_past_times_are_shown_by_redis_or_the_ledger(
     redis.delete(f"rq:job:{first}")  # as retention does
     redis.delete(f"rq:job:{removed}")
     with db.engine.begin() as connection:
-        connection.execute(update(runs).where(runs.c.job == removed).values(state="purged"))
+        connection.execute(
+            update(runs).where(runs.c.job == removed).values(purged_at=datetime.now(UTC))
+        )
     jobs = {run["jobId"]: run["job"] for run in items(admin, "nightly/runs")}
     assert jobs[removed] is None
     assert {jobs[first]["id"], jobs[second]["id"]} == {first, second}
