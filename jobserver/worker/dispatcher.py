@@ -21,7 +21,7 @@ from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
 from jobserver.lines import Lines, all_held
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
-from jobserver.policy import Queue, Retention
+from jobserver.policy import Queue, Retention, exponential
 from jobserver.worker.aftermath import Aftermath
 from jobserver.worker.exchanges import Exchanges
 from jobserver.worker.fairness import Fairness
@@ -35,7 +35,7 @@ POLL = 1.0  # seconds between looks at the queues while no doorbell rings (stock
 PROMOTE = 0.5  # seconds between looks for delayed jobs that are due
 SHOWN = 1.0  # seconds after which RQ's readers see an execution
 SWEEP = 60.0  # seconds between sweeps of the retention
-RETRY = (0.1, 1.0)  # seconds until Redis is tried again: first and most
+RETRY = exponential(0.1, cap=1.0)  # until Redis is tried again
 
 logger = logging.getLogger("jobserver.worker")
 
@@ -411,9 +411,11 @@ class Dispatcher:
         except RedisUnavailable as error:
             retry_at = self._retry_at
             self._unavailable(error)
+            self._chores_due = self._retry_at
             if isinstance(error.__cause__, ResponseError):
                 self._retry_at = retry_at  # a full server refuses most chores, but takes what ended
             self.watchdog.pat(time.monotonic())  # the next exchange can take as long
+            return
         self._chores_due = min(timer.due for timer, _ in self._chores)
 
     def _renew(self) -> None:
@@ -465,9 +467,8 @@ class Dispatcher:
     def _unavailable(self, error: RedisUnavailable) -> None:
         if self._failures == 0:
             logger.warning("%s; running jobs go on, their ends are kept", error)
-        first, most = RETRY
-        self._retry_at = time.monotonic() + min(most, first * 2**self._failures)
         self._failures += 1
+        self._retry_at = time.monotonic() + RETRY.wait(self._failures)
         self._renewal.due = 0  # the leases have aged: first of all when Redis is back
         self.doorbell.close()
 
