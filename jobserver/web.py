@@ -37,6 +37,7 @@ worker_class = "gthread"
 workers = 2
 threads = _config.max_waiters + 32
 worker_connections = threads + 1000
+limit_request_line = 8190  # a search may name all that it can
 keepalive = 10  # seconds: more than pollers let pass between two requests
 # The app opens no connection before its first request, so it is loaded once and forked.
 preload_app = True

@@ -23,7 +23,7 @@ from jobserver.ledger import dead_letters, runs
 from jobserver.ledger.runs import STATES, Attempt, Run, Sought
 from jobserver.policy import PRIORITIES
 
-SHORT = validate.Length(max=3000)  # more than the ledger's texts have; it is audited, too
+SHORT = validate.Length(max=500)  # as keys over HTTP; it is audited, too
 
 
 class Moment(fields.AwareDateTime):

@@ -73,10 +73,15 @@ def test_numbers_cost_one_round_trip_however_many_jobs_there_are(
 ) -> None:
     server.enqueue_many(send_letter, [{"to": str(number)} for number in range(500)])
     assert admin.get(f"{API}/{path}").status_code == 200  # connects, and loads the script
-    before = redis.info("stats")["total_reads_processed"]
-    assert admin.get(f"{API}/{path}").status_code == 200
-    # The server read from its clients twice: the request's one round trip, and this question.
-    assert redis.info("stats")["total_reads_processed"] - before == 2
+
+    def reads() -> int:
+        before = redis.info("stats")["total_reads_processed"]
+        assert admin.get(f"{API}/{path}").status_code == 200
+        return int(redis.info("stats")["total_reads_processed"]) - before
+
+    # The server reads from its clients twice: the request's one round trip, and this question; and
+    # once in a while from others.
+    assert min(reads() for _ in range(3)) == 2
 
 
 class LineSchema(Schema):
@@ -89,9 +94,13 @@ class Order(Schema):
     note = fields.String(allow_none=True)
 
 
+def the_type(client: FlaskClient, name: str) -> Any:
+    items = client.get(f"{API}/types").get_json()["items"]
+    return next(item for item in items if item["name"] == name)
+
+
 def test_types_have_the_schema_of_their_payload(admin: FlaskClient) -> None:
-    (found,) = admin.get(f"{API}/types").get_json()["items"]
-    assert found["name"] == "shop.send_letter"
+    found = the_type(admin, "shop.send_letter")
     assert found["description"].startswith("Send a letter")
     assert (found["queue"], found["key"], found["attempts"]) == ("mail", "letter-{to}", 2)
     schema = found["payloadSchema"]
@@ -107,7 +116,7 @@ def test_a_user_may_know_the_types(ada: FlaskClient) -> None:
 
 def test_a_nested_payload_has_its_parts_beside_it(admin: FlaskClient, server: JobServer) -> None:
     server.registry.add(job(queue="mail", schema=Order, name="shop.order")(lambda **_: None))
-    found = admin.get(f"{API}/types").get_json()["items"][0]["payloadSchema"]
+    found = the_type(admin, "shop.order")["payloadSchema"]
     assert found["properties"]["lines"]["items"] == {"$ref": "#/$defs/Line"}
     assert found["$defs"]["Line"]["required"] == ["amount"]
     document = admin.get("/engine/openapi.json").get_json()
@@ -116,7 +125,7 @@ def test_a_nested_payload_has_its_parts_beside_it(admin: FlaskClient, server: Jo
         "$ref": "#/components/schemas/shop.order.payload.Line"
     }
     variants = {one["title"]: one for one in parts["JobRequest"]["oneOf"]}
-    assert set(variants) == {"shop.order", "shop.send_letter"}
+    assert set(variants) == set(server.registry.types) >= {"shop.order", "shop.send_letter"}
     assert variants["shop.order"]["properties"]["type"] == {"const": "shop.order"}
 
 

@@ -98,7 +98,7 @@ def test_monitoring_counts_all_queues_by_name_and_in_all(
     others = set(queues) - {"data-sync"}
     assert_like(body, MONITORING, extra={"data.queues": others})
     assert set(queues) > NAMES
-    assert len(queues) == 14
+    assert len(queues) == 16
     none = dict.fromkeys(MONITORING["data"]["totals"], 0)
     assert queues["data-sync"] == none | {"waiting": 1, "failed": 1, "delayed": 1}
     assert queues["alerts"] == none | {"paused": 1}

@@ -101,13 +101,15 @@ def test_polling_with_a_token_costs_no_sql(
     shop: Flask, visitor: FlaskClient, clock: Clock, queries: list[str]
 ) -> None:
     secret = make(shop)
+    shop.extensions["jobserver"].enqueue("shop.send_letter", {"to": "ada"})
+    path = "/engine/api/v1/jobs/letter-ada"
     queries.clear()
-    for wanted, bearer in ((404, secret), (401, secret[:-1] + "-")):
-        assert [status(visitor, bearer) for _ in range(20)] == [wanted] * 20
+    for wanted, bearer in ((200, secret), (401, secret[:-1] + "-")):
+        assert [status(visitor, bearer, path) for _ in range(20)] == [wanted] * 20
         assert len(queries) == 1
         queries.clear()
     clock.now += 5
-    status(visitor, secret)
+    status(visitor, secret, path)
     assert len(queries) == 1
 
 
