@@ -15,6 +15,8 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from jobserver.errors import RedisUnavailable
+
 BIN = Path(sys.executable).parent
 PAYLOAD: dict[str, object] = {"a": 1, "b": "some text"}
 STOCK_JOBS = 400
@@ -49,9 +51,18 @@ class Workers:
         queue = self.server.registry.job_type(name).queue.name
         self.server.pause(queue)
         payload = {} if name == "tasks.nap" else PAYLOAD
-        for start in range(0, jobs, 10_000):
-            self.server.enqueue_many(name, [payload] * min(10_000, jobs - start))
+        for start in range(0, jobs, 1000):
+            calls = [f"{queue}-{number}" for number in range(start, min(start + 1000, jobs))]
+            self.until(lambda calls=calls: self._enqueued(name, [payload] * len(calls), calls))
         return str(queue)
+
+    def _enqueued(self, name: str, payloads: list[dict[str, object]], calls: list[str]) -> bool:
+        # A server that rewrites the append-only file of a million jobs stands still for seconds.
+        try:
+            self.server.enqueue_many(name, payloads, calls=calls)
+        except RedisUnavailable:
+            return False
+        return True
 
     @contextmanager
     def started(
