@@ -81,16 +81,20 @@ def blueprint() -> Blueprint:
     return routes
 
 
+# One for all apps: each rule that is added goes through ast.parse, which in two threads at once may
+# fail before Python 3.12 ("AST constructor recursion depth mismatch", python/cpython#106905).
+_making = Lock()
+
+
 class _Mount:
     """The dashboard of one app, made when it is first looked at: importing it takes a while."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
         self._app: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]] | None = None
 
     def app(self, server: Server) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
         """Return the WSGI app."""
-        with self._lock:
+        with _making:
             if self._app is None:
                 self._app = _make_app(server)
             return self._app
