@@ -649,7 +649,7 @@ def machine(redis: Redis, valkey: str) -> Iterator[type[Scripts]]:
 
 @pytest.mark.timeout(420)  # a failure is shrunk for up to five minutes
 def test_random_sequences_agree_with_the_model(machine: type[Scripts]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=50, stateful_step_count=30))
+    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=30))
 
 
 @pytest.mark.soak
