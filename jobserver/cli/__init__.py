@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,7 @@ from flask.cli import AppGroup, ScriptInfo
 from jobserver import current, ledger, payload
 from jobserver.broker import Job
 from jobserver.cli import dead_letters, operators, queues, schedules, tokens
+from jobserver.cli.output import pretty
 from jobserver.errors import ConfigInvalid, JobServerError
 
 
@@ -122,4 +122,4 @@ def show(*, job_id: str) -> None:
 
 def _shown(job: Job) -> str:
     value = asdict(job) | {"payload": current.server().redacted(job.type, job.payload)}
-    return json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False)
+    return pretty(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -12,8 +11,8 @@ import click
 from flask.cli import AppGroup
 
 from jobserver import current, payload, retries
+from jobserver.cli.output import pretty, table
 from jobserver.cli.shell import operator_action
-from jobserver.cli.table import table
 from jobserver.errors import RunNotFound
 from jobserver.ledger import dead_letters, runs
 from jobserver.ledger.runs import Run, Sought
@@ -43,7 +42,7 @@ def list_groups(*, limit: int, as_json: bool, **filters: str | None) -> None:
     """List dead letters by what they have in common, those with the newest first."""
     groups, more = dead_letters.groups(current.server().db, _sought(**filters), limit=limit)
     if as_json:
-        click.echo(_pretty([asdict(group) for group in groups]))
+        click.echo(pretty([asdict(group) for group in groups]))
         return
     if not groups:
         click.echo("There are no dead letters.")
@@ -172,7 +171,3 @@ def _error(run: Run) -> str:
 
 def _time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "-"
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False)

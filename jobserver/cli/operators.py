@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ from jobserver.broker.entries import Entries
 from jobserver.broker.inspection import Inspected, inspect_job, inspect_queue
 from jobserver.broker.listing import Wanted
 from jobserver.broker.workers import WorkerState
+from jobserver.cli.output import in_json, pretty, table
 from jobserver.cli.shell import operator_action
-from jobserver.cli.table import table
 from jobserver.doctor import examine
 from jobserver.doctor.finding import age
 from jobserver.errors import UnknownQueue
@@ -27,8 +26,6 @@ from jobserver.rescue import rescue
 
 MOST = 1000  # failed jobs that one call lists
 NOWHERE = "nowhere: it ended and was let go, or is held by no list"
-
-in_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 @click.command()
@@ -43,8 +40,10 @@ def stats(*, as_json: bool) -> None:
     if as_json:
         queues = {state.queue.name: _state(state) for state in states}
         schedulers = {name: _moment(beat) for name, beat in beats.items()}
-        _print_json(
-            {"queues": queues, "totals": totals, "workers": workers, "schedulers": schedulers}
+        click.echo(
+            pretty(
+                {"queues": queues, "totals": totals, "workers": workers, "schedulers": schedulers}
+            )
         )
         return
     rows = [
@@ -73,7 +72,7 @@ def inspect(*, name: str, as_json: bool) -> None:
         found = replace(found, data=_redacted(found))
         attempts = server.attempts(name)
         if as_json:
-            _print_json({**asdict(found), "attempts": [asdict(one) for one in attempts]})
+            click.echo(pretty({**asdict(found), "attempts": [asdict(one) for one in attempts]}))
             return
         _print_job(found)
         for one in attempts:
@@ -84,7 +83,9 @@ def inspect(*, name: str, as_json: bool) -> None:
         return
     places = inspect_queue(server.broker, queue)
     if as_json:
-        _print_json({place.key: {"size": place.size, "head": place.head} for place in places})
+        click.echo(
+            pretty({place.key: {"size": place.size, "head": place.head} for place in places})
+        )
         return
     rows = [(place.key, place.size, ", ".join(place.head)) for place in places]
     click.echo(table(("KEY", "SIZE", "FIRST"), rows) if rows else f"{queue.name} is empty.")
@@ -98,7 +99,7 @@ def failed(*, queue: str | None, limit: int, as_json: bool) -> None:
     """List failed jobs, the newest first."""
     jobs, more = current.server().search(Wanted(states=("failed",)), queue=queue, limit=limit)
     if as_json:
-        _print_json([_failure(job) for job in jobs])
+        click.echo(pretty([_failure(job) for job in jobs]))
         return
     if not jobs:
         click.echo("No job has failed, of those that are kept.")
@@ -172,7 +173,7 @@ def doctor(*, as_json: bool) -> None:
     findings = examine(current.server())
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        _print_json({"findings": findings})
+        click.echo(pretty({"findings": findings}))
     else:
         for finding in findings:
             click.echo(f"{finding.severity}: {finding.what}  [{finding.name}]")
@@ -261,7 +262,3 @@ def _one_line(value: str | None) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else payload.dumps(value).decode()
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,15 +15,14 @@ from jobserver import current, payload
 from jobserver.broker import Job
 from jobserver.broker.entry import Entry, Misfire, Overlap
 from jobserver.broker.standing import Schedule
+from jobserver.cli.output import in_json, pretty, table
 from jobserver.cli.shell import operator_action
-from jobserver.cli.table import table
 from jobserver.policy import PRIORITIES
 
 _SPAN = re.compile(r"(\d{1,12}(?:\.\d+)?)([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 commands = AppGroup("schedules", help="List, make, try and steer recurring jobs.")
-in_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 def _span(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -56,7 +54,7 @@ def list_schedules(*, as_json: bool) -> None:
     """List all schedules by id, with when each is due next."""
     found = current.server().schedules.all()
     if as_json:
-        _print_json([_shown(schedule) for schedule in found])
+        click.echo(pretty([_shown(schedule) for schedule in found]))
         return
     head = ("ID", "TYPE", "WHEN", "NEXT", "STATE", "MADE", "SKIPPED", "MISSED")
     rows = [
@@ -73,7 +71,7 @@ def list_schedules(*, as_json: bool) -> None:
 @click.argument("schedule_id", metavar="ID")
 def show(*, schedule_id: str) -> None:
     """Print one schedule as it stands."""
-    _print_json(_shown(current.server().schedules.get(schedule_id)))
+    click.echo(pretty(_shown(current.server().schedules.get(schedule_id))))
 
 
 @commands.command()
@@ -159,7 +157,7 @@ def runs(*, schedule_id: str, as_json: bool) -> None:
     server = current.server()
     found = server.schedules.runs(schedule_id)
     if as_json:
-        _print_json(found)
+        click.echo(pretty(found))
         return
     jobs = server.find_many([tick.job for tick in found if tick.job])
     head = ("TIME", "OUTCOME", "TIMES", "JOB", "STATUS")
@@ -197,7 +195,3 @@ def _state(schedule: Schedule) -> str:
 
 def _time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}Z" if moment else "-"
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False))

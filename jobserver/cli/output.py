@@ -1,8 +1,20 @@
-"""Rows of text in columns, for a person at a terminal."""
+"""What commands print: columns for a person at a terminal, JSON for programs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+
+import click
+
+from jobserver import payload
+
+in_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def pretty(value: object) -> str:
+    """Return a value as JSON on several lines."""
+    return json.dumps(payload.loads(payload.dumps(value)), indent=2, ensure_ascii=False)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
