@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,10 @@ def valkey() -> Iterator[str]:
             appendonly="yes",
             **{"stream-node-max-bytes": "512", "hash-max-listpack-value": "1024"},
         )
+        # Both as in supervisord.conf and embedded.py.
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=1000"
         server.start()
+        del os.environ["GLIBC_TUNABLES"]
         try:
             yield f"redis://127.0.0.1:{server.port}/0"
         finally:

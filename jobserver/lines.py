@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 
 class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
@@ -18,17 +19,16 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
     _holder = 0
     _held: list[logging.LogRecord]
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Write what this thread logs in here when it leaves."""
+    def hold(self) -> None:
+        """Write what this thread logs from here on when it lets go."""
         self._held = []
         self._holder = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._holder = 0
-            if self._held:
-                self._write(self._held)
+
+    def let_go(self) -> None:
+        """Write what was held back."""
+        self._holder = 0
+        if self._held:
+            self._write(self._held)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, or hold it."""
@@ -48,10 +48,47 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
             self.release()
 
 
+class FrequentLine:
+    """An info line that one thread of a process logs thousands of times a second.
+
+    A record is made once and copied: `Logger.info` would find out each time where it is called.
+    """
+
+    def __init__(self, logger: logging.Logger, text: str) -> None:
+        self._logger = logger
+        self._text = text
+        self._record: logging.LogRecord | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether such a line goes anywhere."""
+        return self._logger.isEnabledFor(logging.INFO)
+
+    def log(self, *arguments: object, extra: Mapping[str, object]) -> None:
+        """Log it, now; always from the same thread."""
+        if self._record is None:
+            place = (__file__, 0, self._text, (), None)
+            self._record = self._logger.makeRecord(self._logger.name, logging.INFO, *place)
+        record = logging.LogRecord.__new__(type(self._record))
+        now = time.time()
+        record.__dict__ = {
+            **self._record.__dict__,
+            "args": arguments,
+            "created": now,
+            "msecs": int(now % 1 * 1000) + 0.0,
+            "relativeCreated": self._record.relativeCreated + (now - self._record.created) * 1000,
+            **extra,
+        }
+        self._logger.handle(record)
+
+
 @contextmanager
 def all_held(handlers: Sequence[Lines]) -> Iterator[None]:
     """Hold what this thread logs in here back in each of the handlers."""
-    with ExitStack() as stack:
-        for handler in handlers:
-            stack.enter_context(handler.held())
+    for handler in handlers:
+        handler.hold()
+    try:
         yield
+    finally:
+        for handler in handlers:
+            handler.let_go()

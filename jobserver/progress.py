@@ -105,6 +105,8 @@ class Reporter:
 
     def close(self) -> None:
         """Write the last word, and end."""
+        if self._pending is None and self._timer is None:  # as for a job that has said nothing
+            return
         with self._lock:
             if self._timer:
                 self._timer.cancel()

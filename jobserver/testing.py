@@ -17,6 +17,7 @@ from redis import Redis
 
 from jobserver import current
 from jobserver.broker import Job, Share
+from jobserver.broker.exchange import wanted
 from jobserver.broker.job import queue_of
 from jobserver.embedded import free_port
 from jobserver.ids import new_id
@@ -80,8 +81,7 @@ def work(*queues: str, limit: int = 1000) -> list[Job]:
     ran: list[str] = []
     for request in range(limit):
         server.broker.promote(served)
-        call = server.broker.claim_call(
-            worker,
+        wish = wanted(
             request=request,
             token=f"{worker}-",
             lease=server.config.lease_seconds,
@@ -90,14 +90,14 @@ def work(*queues: str, limit: int = 1000) -> list[Job]:
             shares=shares,
             known=(),
         )
-        _, claims = server.broker.exchange(worker, endings=(), claim=call)
+        _, claims = server.broker.exchange(worker, claim=wish)
         if not claims:
             found = server.broker.fetch_many(list(dict.fromkeys(ran)))
             return [job for job in found if job is not None]
         for claim in claims:
             ending = perform_claim(server, claim)
             queue = server.registry.queue(queue_of(claim.origin)[0])
-            server.broker.exchange(worker, endings=[(ending, queue.retention)], claim=None)
+            server.broker.exchange(worker, endings=[(ending, queue.retention)])
             ran.append(claim.id)
     raise AssertionError(f"still jobs after {limit} rounds: does one enqueue itself?")
 

@@ -14,7 +14,7 @@ from jobserver.broker.scripts import Call, Scripts
 
 
 def install(fault: str) -> None:
-    """Install a fault like `finish:before:3` in this process and those it forks."""
+    """Install a fault like `exchange:before:3` in this process and those it forks."""
     script, moment, number = fault.split(":")
     calls_so_far = count(1)
     run_all, send, receive = Scripts.run_all, Line.send, Line.receive
@@ -33,12 +33,12 @@ def install(fault: str) -> None:
 
     awaited: list[bool] = []  # of the exchanges under way, whether it strikes after their answer
 
-    def send_struck(line: Line, calls: Sequence[Call]) -> None:
-        is_it = is_struck(calls)
+    def send_struck(line: Line, call: Call) -> None:
+        is_it = is_struck([call])
         if is_it and moment == "before":
             _strike(fault)
         awaited.append(is_it)
-        send(line, calls)
+        send(line, call)
 
     def receive_struck(line: Line) -> Exchange:
         exchange = receive(line)

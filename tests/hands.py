@@ -10,7 +10,7 @@ from redis import Redis
 
 from jobserver import Queue, Retention
 from jobserver.broker import Broker, Claim, Ending, EnqueueRequest, Share, keys
-from jobserver.broker.broker import OutcomeWord
+from jobserver.broker.exchange import OutcomeWord, wanted
 from jobserver.broker.job import envelope, packed_traceback, packed_value
 from jobserver.ids import new_id
 
@@ -42,8 +42,7 @@ class Hand:
     ) -> list[Claim]:
         """Take what waits, at most `processes` and `threads` jobs of the queues of either kind."""
         self.request += not repeat
-        call = self.broker.claim_call(
-            self.name,
+        claim = wanted(
             request=self.request,
             token=f"{self.name}-",
             lease=self.lease,
@@ -53,7 +52,7 @@ class Hand:
             known=[claim.exec for claim in knows],
             look=look,
         )
-        _, claims = self.broker.exchange(self.name, endings=(), claim=call)
+        _, claims = self.broker.exchange(self.name, claim=claim)
         self.held.update((claim.exec, claim) for claim in claims)
         return claims
 
@@ -90,7 +89,7 @@ class Hand:
                 fields = failure | fields
             ending = Ending(claim=claim, word=word, value=packed, **fields)
             endings.append((ending, retention or self.retention(claim)))
-        words, _ = self.broker.exchange(self.name, endings=endings, claim=None)
+        words, _ = self.broker.exchange(self.name, endings=endings)
         for claim, _ in ends:
             self.held.pop(claim.exec, None)
         return words

@@ -18,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from jobserver.broker import job as jobs
 from jobserver.broker import keys, queue_state
 from jobserver.broker.connection import sibling
+from jobserver.broker.exchange import Claim, Ending, exchange_call, read_exchange
 from jobserver.broker.job import Job
 from jobserver.broker.queue_state import QueueState
 from jobserver.broker.request import Answer, EnqueueRequest
@@ -32,67 +33,6 @@ BULK = 250  # jobs per script call: some 5 ms of the server's time
 MIB = 1024 * 1024
 EVENT_BYTES = 256  # a typical entry of the event stream
 TAIL_TIMEOUT = 2.0  # seconds for one answer while following it
-
-OutcomeWord = Literal["completed", "failed", "retry", "snooze", "limited", "release", "canceled"]
-
-
-class Share(NamedTuple):
-    """What a worker would take of a queue: `quota` first, `room` at most, if others leave slots."""
-
-    queue: Queue
-    quota: int
-    room: int
-
-
-class Claim(NamedTuple):
-    """A run that a worker holds; `exec` is the execution that alone can end it."""
-
-    id: str
-    exec: str
-    run: str
-    type: str
-    data: bytes
-    timeout: int
-    attempt: int
-    attempts: int
-    backoff: str
-    origin: str
-    started: float
-    canceled: bool
-    trace: str = ""
-
-    @property
-    def entry(self) -> str:
-        """The run's member in leases and RQ's started registry."""
-        return f"{self.id}:{self.exec}"
-
-
-class Ending(NamedTuple):
-    """How a run ended: `value` is the packed result or traceback, `delay` seconds to its return.
-
-    For `limited`, a snooze that holds back a rate key, `value` is that key ("": the job's own).
-    `exit_reason` and `peak_mib` are of the process that ran it, as far as they are known.
-    """
-
-    claim: Claim
-    word: OutcomeWord
-    value: str = ""
-    delay: float = 0
-    error_type: str = ""
-    error_message: str = ""
-    reason: str = ""
-    exit_reason: str = ""
-    peak_mib: int = 0
-
-    @property
-    def exit(self) -> str:
-        """Both as one text, "" when nothing is known: most jobs complete in a process that goes on.
-
-        It is `<peak MiB> <exit reason>`.
-        """
-        if not self.exit_reason and not self.peak_mib:
-            return ""
-        return f"{self.peak_mib or ''} {self.exit_reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,54 +236,21 @@ class Broker:
         self,
         worker: str,
         *,
-        endings: Sequence[tuple[Ending, Retention]],
-        claim: Call | None,
+        endings: Sequence[tuple[Ending, Retention]] = (),
+        claim: Sequence[Argument] = (),
     ) -> tuple[list[str], list[Claim]]:
         """Hand in ended runs and take new ones, in one round trip.
 
-        `claim` comes from `claim_call`. Returns what became of each ending ('ok', 'poison',
+        `claim` comes from `wanted`. Returns what became of each ending ('ok', 'poison',
         'canceled', 'recorded', 'lost') and the runs taken. After an error the same call may be sent
         again.
         """
-        with available():
-            answers = self.scripts.run_all(exchange_calls(worker, endings=endings, claim=claim))
-        taken = claims_of(answers[-1]) if claim else []
-        return [word.decode() for word in answers[0]] if endings else [], taken
-
-    @staticmethod
-    def claim_call(
-        worker: str,
-        *,
-        request: int,
-        token: str,
-        lease: float,
-        processes: int,
-        threads: int,
-        shares: Sequence[Share],
-        known: Sequence[str],
-        look: bool = True,
-    ) -> Call:
-        """Return the claim of `request`, the worker's own count; sent again it takes nothing more.
-
-        `token` names this life of the worker: a worker's name may be used again. Without `look`
-        only the queues are visited that something of ours has pushed to since they were empty.
-        """
-        arguments: list[Argument] = [
-            worker,
-            request,
-            token,
-            int(lease * 1000),
-            processes,
-            threads,
-            int(look),
-            len(shares),
-        ]
-        for share in shares:
-            queue = share.queue
-            executor = 1 if queue.executor == "process" else 2
-            limit = queue.global_concurrency or 0
-            arguments.extend((queue.name, executor, share.quota, share.room, limit))
-        return "claim", [*arguments, *known]
+        name, arguments = exchange_call(worker, endings=endings, claim=claim)
+        words, claims, error = read_exchange(self.run_script(name, *arguments))
+        if error:
+            with available():
+                raise error
+        return words, claims
 
     def renew(self, entries: Sequence[str], *, lease: float) -> tuple[set[str], set[str]]:
         """Extend leases by `lease` seconds from now; return those lost and those to be canceled."""
@@ -596,60 +503,3 @@ def _answer(request: EnqueueRequest, row: Sequence[Any]) -> Answer:
         names = iter(fields[0])
         held = jobs.from_hash(request.id, dict(zip(names, names, strict=True)))
     return Answer(word=word.decode(), run=run.decode(), raw_status=status.decode(), held=held)
-
-
-def exchange_calls(
-    worker: str, *, endings: Sequence[tuple[Ending, Retention]], claim: Call | None
-) -> list[Call]:
-    """Return the script calls of an exchange."""
-    calls: list[Call] = []
-    if endings:
-        calls.append(("finish", _finish_arguments(worker, endings)))
-    if claim:
-        calls.append(claim)
-    return calls
-
-
-def _finish_arguments(worker: str, endings: Sequence[tuple[Ending, Retention]]) -> list[Argument]:
-    arguments: list[Argument] = [worker, len(endings)]
-    for ending, kept in endings:
-        arguments.extend(
-            (
-                ending.claim.id,
-                ending.claim.exec,
-                ending.word,
-                ending.value,
-                int(ending.delay * 1000),
-                ending.error_type,
-                jobs.utf8(ending.error_message),
-                jobs.utf8(ending.reason),
-                ending.exit,
-                kept.completed_count,
-                int(kept.completed_age),
-                kept.failed_count,
-                int(kept.failed_age),
-            )
-        )
-    return arguments
-
-
-def claims_of(rows: Sequence[Sequence[Any]]) -> list[Claim]:
-    """Return the runs that an answer of the claim script holds."""
-    return [
-        Claim(
-            id=row[0].decode(),
-            exec=row[1].decode(),
-            run=row[2].decode(),
-            type=row[3].decode(),
-            data=row[4],
-            timeout=int(row[5] or 180),
-            attempt=int(row[6]),
-            attempts=int(row[7]),
-            backoff=row[8].decode(),
-            origin=row[9].decode(),
-            started=float(row[10]),
-            canceled=bool(row[11]),
-            trace=row[12].decode(),
-        )
-        for row in rows
-    ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import hiredis
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -46,34 +48,35 @@ class Scripts:
 
         After NOSCRIPT all are sent again: those that had run answer as repeats.
         """
-        commands = self.commands(calls)
-        answers = self._exchange(commands)
+        packed = self.packed(calls)
+        answers = self._exchange(packed)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             self.load()
-            answers = self._exchange(commands)
+            answers = self._exchange(packed)
         return _checked(answers)
 
     def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send plain commands in one round trip; an answer that is an error is raised."""
-        return _checked(self._exchange(commands)) if commands else []
+        packed = [_packed(command) for command in commands]
+        return _checked(self._exchange(packed)) if packed else []
 
-    def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
         # What redis-py's own pipeline does, without half of its cost: one to four commands at a
         # time, thousands of times a second.
         pool = self._connection.connection_pool
         connection = pool.get_connection()
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [_answer(connection) for _ in commands]
+            connection.send_packed_command([b"".join(packed)])
+            return [_answer(connection) for _ in packed]
         except BaseException:
             connection.disconnect()  # half an answer must not be read by the next
             raise
         finally:
             pool.release(connection)
 
-    def commands(self, calls: Sequence[Call]) -> list[Sequence[Argument]]:
-        """Return what has to be sent for some calls."""
-        return [("EVALSHA", self._shas[name], 0, *arguments) for name, arguments in calls]
+    def packed(self, calls: Sequence[Call]) -> list[bytes]:
+        """Return what has to be sent for each of some calls."""
+        return [_packed(("EVALSHA", self._shas[name], 0, *given)) for name, given in calls]
 
     def load(self) -> None:
         """Make the server know all scripts."""
@@ -81,6 +84,13 @@ class Scripts:
         for text in self._texts.values():
             pipe.script_load(text)
         pipe.execute()
+
+
+def _packed(command: Sequence[Argument]) -> bytes:
+    # redis-py's own packing looks at each argument first, for types that we never have.
+    # Its stub says that there is one.
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+    return packed
 
 
 def _checked(answers: list[Any]) -> list[Any]:
@@ -111,7 +121,29 @@ def _source(name: str) -> str:
 def _text(name: str, bounds: Mapping[str, int]) -> str:
     # What a script gathered is sent at its end, wherever it returns.
     body = f"local function main()\n{_source(name)}end\nlocal answer = main()\nsettle()\n"
-    text = f"{_source('_state')}{body}return answer\n"
+    text = f"{_shared(body)}{body}return answer\n"
     for mark, value in {"RQ": keys.RQ, "OURS": keys.OURS, **bounds}.items():
         text = text.replace(f"@{mark}@", str(value))
     return text
+
+
+def _shared(body: str) -> str:
+    """Return the paragraphs of _state.lua that define what a script mentions, and those they need.
+
+    Each definition costs each call of the script: a server runs all of its text every time.
+    """
+    first, *others = _source("_state").split("\n\n")
+    needed: list[str] = []
+    mentioned = _words(body)
+    for paragraph in reversed(others):
+        if mentioned & _words(" ".join(_DEFINED.findall(paragraph))):
+            needed.insert(0, paragraph)
+            mentioned |= _words(paragraph)
+    return "\n".join([first, *needed, ""])
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
+
+
+_DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)

@@ -19,7 +19,7 @@ from jobserver.broker.doorbell import Doorbell
 from jobserver.broker.job import queue_of, shown_value
 from jobserver.config import Config
 from jobserver.errors import RedisUnavailable
-from jobserver.lines import Lines, all_held
+from jobserver.lines import FrequentLine, Lines, all_held
 from jobserver.listener import NAMES, EventName, JobEvent, Listeners
 from jobserver.policy import Queue, Retention, exponential
 from jobserver.worker.aftermath import Aftermath
@@ -109,6 +109,7 @@ class Dispatcher:
         os.set_blocking(self._readable, False)
         os.set_blocking(self._writable, False)
         self._sleeps = False
+        self._completed = FrequentLine(logger, "Job %s completed in queue %s in %.0f ms: %s")
         self._ready: list[Any] = []  # what the last waiting found to be readable
         third = config.lease_seconds / 3
         self._poll = Timer(POLL)
@@ -272,7 +273,10 @@ class Dispatcher:
                 if claim.exec not in self.held:
                     self._start(claim)
             if sent.request is not None:
-                taken = Counter(queue_of(claim.origin)[0] for claim in answer.claims)
+                taken: dict[str, int] = {}
+                for claim in answer.claims:
+                    queue = queue_of(claim.origin)[0]
+                    taken[queue] = taken.get(queue, 0) + 1
                 asked = sent.processes + sent.threads
                 self._fairness.answered(sent.shares, taken, asked=asked, now=now)
                 self._poll.due = now + POLL
@@ -289,10 +293,11 @@ class Dispatcher:
 
     def _shares(self, processes: int, threads: int, leaving: Sequence[Ending]) -> list[Share]:
         gone = (*self._exchanges.endings, *leaving)
-        asked: Counter[str] = Counter()
-        for share in (share for sent in self._exchanges for share in sent.shares):
-            if share.queue.concurrency is not None:
-                asked[share.queue.name] += share.room
+        asked: dict[str, int] = {}
+        for sent in self._exchanges:
+            for queue, _, room in sent.shares:
+                if queue.concurrency is not None:
+                    asked[queue.name] = asked.get(queue.name, 0) + room
         return self._fairness.shares(
             {"process": processes, "thread": threads},
             leaving=(queue_of(ending.claim.origin)[0] for ending in gone),
@@ -307,7 +312,8 @@ class Dispatcher:
         self._fairness.started(queue)
         known = self._by_name.get(queue)
         executor = self.threads if known and known.executor == "thread" else self.processes
-        logger.debug("Job %s active in queue %s", claim.id, queue, extra=_fields(claim, 0))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Job %s active in queue %s", claim.id, queue, extra=_fields(claim, 0))
         executor.start(claim)
 
     def _note(self, ending: Ending, word: str) -> None:
@@ -334,10 +340,9 @@ class Dispatcher:
         if self.listeners.are_any and ending.word in NAMES:
             self._tell(ending, ending.word, took)
         if ending.word == "completed":
-            if logger.isEnabledFor(logging.INFO):
-                line = "Job %s completed in queue %s in %.0f ms: %s"
+            if self._completed.is_wanted:
                 value = shown_value(ending.value)
-                logger.info(line, claim.id, queue, took * 1000, value, extra=_fields(claim, took))
+                self._completed.log(claim.id, queue, took * 1000, value, extra=_fields(claim, took))
         elif ending.word in ("failed", "retry"):
             what = f"again in {ending.delay:.1f} s" if ending.word == "retry" else "for good"
             logger.error(

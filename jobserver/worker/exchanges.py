@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jobserver.broker import Broker, Ending, Share
-from jobserver.broker.broker import exchange_calls
+from jobserver.broker.exchange import exchange_call, wanted
 from jobserver.broker.line import Exchange, Line
+from jobserver.broker.scripts import Argument
 from jobserver.ids import new_id
 from jobserver.policy import Retention
 
@@ -38,7 +39,6 @@ class Exchanges:
     """
 
     def __init__(self, broker: Broker, *, worker: str, lease: float) -> None:
-        self._broker = broker
         self._worker = worker
         self._lease = lease
         self._line = Line(broker.connection, broker.scripts)
@@ -46,6 +46,7 @@ class Exchanges:
         self._token = new_id()  # of this life of the worker
         self._request = 0
         self._repeat: int | None = None  # the first claim that was not answered
+        self.threads = self.processes = 0  # runs that may be on their way to each executor
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -83,16 +84,6 @@ class Exchanges:
         """The ends that were handed in and not answered."""
         return (ending for sent in self._sent for ending in sent.endings)
 
-    @property
-    def threads(self) -> int:
-        """How many runs for threads may be on their way."""
-        return sum(sent.threads for sent in self._sent)
-
-    @property
-    def processes(self) -> int:
-        """How many runs for processes may be on their way."""
-        return sum(sent.processes for sent in self._sent)
-
     def send(
         self,
         endings: Sequence[tuple[Ending, Retention]],
@@ -108,11 +99,11 @@ class Exchanges:
         With `look` the server looks also into queues that none of ours has pushed to. Raises
         RedisUnavailable, after which all that was under way is to be taken back (`take_back`).
         """
-        request, call = None, None
+        request: int | None = None
+        claim: Sequence[Argument] = ()
         if processes + threads or self._repeat is not None:
             request = self._request if self._repeat is None else self._repeat
-            call = self._broker.claim_call(
-                self._worker,
+            claim = wanted(
                 request=request,
                 token=self._token,
                 lease=self._lease,
@@ -133,7 +124,9 @@ class Exchanges:
                 shares=shares,
             )
         )
-        self._line.send(exchange_calls(self._worker, endings=endings, claim=call))
+        self.threads += threads
+        self.processes += processes
+        self._line.send(exchange_call(self._worker, endings=endings, claim=claim))
         self._repeat = None  # asked again; when it fails, take_back notes it anew
 
     def receive(self) -> tuple[Sent, Exchange]:
@@ -143,6 +136,8 @@ class Exchanges:
         """
         answer = self._line.receive()
         sent = self._sent.popleft()
+        self.threads -= sent.threads
+        self.processes -= sent.processes
         if answer.error and sent.request is not None:
             self._repeat = sent.request
         return sent, answer
@@ -155,5 +150,6 @@ class Exchanges:
             asked.append(self._repeat)
         self._repeat = min(asked, default=None)
         self._sent.clear()
+        self.threads = self.processes = 0
         self._line.close()
         return endings

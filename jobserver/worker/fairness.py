@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,18 +56,21 @@ class Fairness:
         use.seconds, use.as_of = use.used(now) + seconds, now
 
     def answered(
-        self, shares: Sequence[Share], taken: Counter[str], *, asked: int, now: float
+        self, shares: Sequence[Share], taken: Mapping[str, int], *, asked: int, now: float
     ) -> None:
         """Note how many jobs each queue gave of the `asked` ones, when offered these shares."""
         given = sum(taken.values())
-        for queue in (share.queue for share in shares if taken[share.queue.name]):
-            if self._uses[queue.name].is_dry:
-                self._join(queue, now)
-        last = max((n for n, share in enumerate(shares) if taken[share.queue.name]), default=-1)
+        last = -1
+        for number, (queue, _, _) in enumerate(shares):
+            if queue.name in taken:
+                last = number
+                if self._uses[queue.name].is_dry:
+                    self._join(queue, now)
         for number, share in enumerate(shares if given < asked else shares[: last + 1]):
             wanted = asked if given < asked else min(share.quota, share.room)
             is_offered = given < asked or number < last
-            self._uses[share.queue.name].is_dry = is_offered and taken[share.queue.name] < wanted
+            got = taken.get(share.queue.name, 0)
+            self._uses[share.queue.name].is_dry = is_offered and got < wanted
 
     def shares(
         self,
@@ -83,13 +85,15 @@ class Fairness:
         `leaving` names the queue of each run whose end the server hears of before it looks;
         `asked` says how many runs of limited queues may be on their way already.
         """
-        gone = Counter(leaving)
+        gone: dict[str, int] = {}
+        for name in leaving:
+            gone[name] = gone.get(name, 0) + 1
         rivals = dict.fromkeys(self._slots, 0.0)  # the weights of the queues that have work
         offered = []
         for queue in self._queues:
             if free[queue.executor]:
                 use = self._uses[queue.name]
-                runs = use.running - gone[queue.name]
+                runs = use.running - gone.get(queue.name, 0)
                 offered.append((queue, use, runs))
                 if runs > 0 or not use.is_dry:
                     rivals[queue.executor] += queue.weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -27,8 +28,6 @@ GROWTH_MIB = 200  # beyond what it started with: it is replaced after the job
 BY_ORDER = "killed by order"
 BROKEN = "the template of its process was killed"  # all its children die with it
 GRACE = 5.0  # seconds between the timeout inside the child and SIGKILL
-
-_SENT = tuple(name for name in Ending._fields if name != "claim")
 
 logger = logging.getLogger("jobserver.worker")
 
@@ -81,7 +80,7 @@ class Processes:
         child.claim = claim
         child.deadline = time.monotonic() + claim.timeout + GRACE
         try:
-            child.pipe.send(claim)
+            child.pipe.send_bytes(pickle.dumps(tuple(claim)))
         except OSError:  # it died while idle: the next one takes over
             self._children.remove(child)
             self.start(claim)
@@ -107,7 +106,7 @@ class Processes:
         ]
         if not news and not self._refused:
             return []
-        endings = [end for child in news if (end := self._read(child))]
+        endings = [end for child in news if (end := self._read(child, child.pipe in ready))]
         endings += self._refused
         self._refused = []
         pids = {child.pid for child in self._children}
@@ -138,13 +137,14 @@ class Processes:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # and the programs that its job started
 
-    def _read(self, child: Child) -> Ending | None:
+    def _read(self, child: Child, is_readable: bool) -> Ending | None:
         # A process that the job left behind may hold the pipe open: the death tells, too. All that
         # the child has sent is there by then.
         is_dead = child.pid in self._deaths
         try:
-            while not child.is_gone and child.pipe.poll():
-                message = child.pipe.recv()
+            while not child.is_gone and (is_readable or child.pipe.poll()):
+                is_readable = False
+                message = pickle.loads(child.pipe.recv_bytes())  # noqa: S301  # of a process of ours
                 if isinstance(message, int):
                     child.pid = message
                     continue
@@ -153,7 +153,7 @@ class Processes:
                 if is_last:
                     self._children.remove(child)
                     child.pipe.close()
-                return Ending(claim=claim, **dict(zip(_SENT, sent, strict=True))) if claim else None
+                return Ending(claim, *sent) if claim else None
         except (EOFError, OSError):
             child.is_gone = True
         child.is_gone = child.is_gone or is_dead
@@ -195,12 +195,12 @@ def work(server: Server) -> Callable[[Connection], None]:
 
     def serve(pipe: Connection) -> None:
         gc.freeze()  # what the template loaded is shared: a collection would copy its pages
-        pipe.send(os.getpid())
+        pipe.send_bytes(pickle.dumps(os.getpid()))
         signal.signal(signal.SIGALRM, _alarm)
         allowed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + _maxrss(GROWTH_MIB)
         for number in range(1, JOBS_PER_CHILD + 1):
             try:
-                claim = pipe.recv()
+                claim = Claim(*pickle.loads(pipe.recv_bytes()))  # noqa: S301  # the worker's
             except (EOFError, OSError):
                 return
             limit = _memory_limit(server, claim)
@@ -224,7 +224,7 @@ def work(server: Server) -> Callable[[Connection], None]:
             if ending.word != "completed" or claim.attempt > 1:  # what is kept as an attempt
                 ending = ending._replace(peak_mib=peak // _maxrss(1))
             # The worker has the claim: with a large payload, that is most of an ending.
-            pipe.send((is_last, *(getattr(ending, name) for name in _SENT)))
+            pipe.send_bytes(pickle.dumps((is_last, *ending[1:])))
             if is_last:
                 return
 

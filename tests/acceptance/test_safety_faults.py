@@ -13,7 +13,7 @@ from tests.acceptance.conftest import wait_until
 from tests.fleet import Fleet, unfinished
 from tests.load import Load, runs
 
-OFTEN = ("claim", "finish", "progress")
+OFTEN = ("exchange", "progress")
 SELDOM = ("renew", "promote", "recover", "clean")
 NOT_OF_WORKERS = ("reconcile",)
 OF_SCHEDULERS = ("promote", "recover", "clean", "reconcile")

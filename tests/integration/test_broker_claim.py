@@ -10,6 +10,7 @@ from rq.worker import BaseWorker
 
 from jobserver import Queue, errors
 from jobserver.broker import Broker, Share, keys
+from jobserver.broker.exchange import wanted
 from tests.hands import Hand, events, hash_of, places, request_of, story
 
 Q = Queue("q", executor="thread")
@@ -148,8 +149,7 @@ def test_a_namesake_begins_its_own_count_and_holds_nothing_yet(
     dead = hand.take()
 
     def claim(request: int) -> list[str]:
-        call = broker.claim_call(
-            hand.name,
+        claim = wanted(
             request=request,
             token="second life-",
             lease=15,
@@ -158,7 +158,7 @@ def test_a_namesake_begins_its_own_count_and_holds_nothing_yet(
             shares=[Share(queue=Q, quota=1, room=1)],
             known=(),
         )
-        return ids(broker.exchange(hand.name, endings=(), claim=call)[1])
+        return ids(broker.exchange(hand.name, claim=claim)[1])
 
     assert claim(0) == ["b"]
     assert claim(0) == ["b"], "a repeat: what it holds, and not its dead namesake's job"

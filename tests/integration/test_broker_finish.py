@@ -195,7 +195,7 @@ def test_many_runs_end_in_one_call_each_by_itself(broker: Broker, redis: Redis, 
         (Ending(claim=claims[2], word="completed", value=packed_value(b"2")), Q.retention),
         (Ending(claim=claims[3], word="completed", value=packed_value(b"3")), Q.retention),
     ]
-    words, _ = broker.exchange(hand.name, endings=endings, claim=None)
+    words, _ = broker.exchange(hand.name, endings=endings)
     assert words == ["ok", "ok", "recorded", "lost"]
     assert places(redis, "job-3") == ["queue:q"]
 

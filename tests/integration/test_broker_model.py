@@ -35,7 +35,7 @@ from rq.serializers import JSONSerializer
 
 from jobserver import Queue, Retention
 from jobserver.broker import Broker, Claim, EnqueueRequest, connect, keys
-from jobserver.broker.broker import OutcomeWord
+from jobserver.broker.exchange import OutcomeWord
 from jobserver.broker.job import STATUSES
 from jobserver.errors import JobNotFound, WrongState
 from tests.hands import Hand, request_of

@@ -7,6 +7,7 @@ from redis import Redis
 
 from jobserver import Queue, Retention
 from jobserver.broker import Broker, Claim, Share, keys
+from jobserver.broker.exchange import wanted
 from jobserver.broker.job import traceback_text
 from tests.hands import Hand, events, places, request_of, story
 
@@ -226,8 +227,7 @@ def test_the_next_worker_of_that_name_does_not_clear_a_suspect(
     broker.enqueue([request_of("a", attempts=20)])
     claim = hand.take()
     broker.enqueue([request_of("b")])
-    call = broker.claim_call(
-        hand.name,
+    wish = wanted(
         request=1,
         token="another-life-",
         lease=15,
@@ -236,7 +236,7 @@ def test_the_next_worker_of_that_name_does_not_clear_a_suspect(
         shares=[Share(queue=Q, quota=1, room=1)],
         known=[],
     )
-    assert len(broker.exchange(hand.name, endings=(), claim=call)[1]) == 1
+    assert len(broker.exchange(hand.name, claim=wish)[1]) == 1
     expire(redis, claim)
     assert recover(broker) == [("a", "queued")]
     assert redis.hget(keys.job("a"), "crashes") == b"1"

@@ -330,7 +330,7 @@ def test_of_many_ends_at_once_no_more_are_kept(broker: Broker, redis: Redis) -> 
         (Ending(claim=claim, word="completed", value=packed_value(b"1")), queue.retention)
         for claim in hand.claim(threads=250)
     ]
-    broker.exchange(hand.name, endings=endings, claim=None)
+    broker.exchange(hand.name, endings=endings)
     assert broker.counts([queue])["q"]["completed"] == 3
 
 

@@ -20,7 +20,7 @@ from redis import Redis
 
 from jobserver import JobCanceled, Queue, Retention
 from jobserver.broker import Broker, Claim, connect, keys
-from jobserver.broker.broker import OutcomeWord
+from jobserver.broker.exchange import OutcomeWord
 from jobserver.errors import WrongState
 from jobserver.progress import Reporter
 from tests.hands import Hand, events, request_of

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import threading
+import time
 
 import pytest
 
-from jobserver.lines import Lines
+from jobserver.lines import FrequentLine, Lines, all_held
 
 
 class Stream(io.StringIO):
@@ -44,7 +45,7 @@ def handler_of(logger: logging.Logger) -> Lines:
 def test_lines_held_are_written_in_order_and_at_once(
     stream: Stream, logger: logging.Logger
 ) -> None:
-    with handler_of(logger).held():
+    with all_held([handler_of(logger)]):
         logger.info("one %d", 1)
         logger.info("two")
         assert stream.getvalue() == ""
@@ -54,7 +55,7 @@ def test_lines_held_are_written_in_order_and_at_once(
 
 
 def test_another_thread_is_not_held_back(stream: Stream, logger: logging.Logger) -> None:
-    with handler_of(logger).held():
+    with all_held([handler_of(logger)]):
         logger.info("held")
         thread = threading.Thread(target=logger.info, args=("at once",))
         thread.start()
@@ -64,7 +65,7 @@ def test_another_thread_is_not_held_back(stream: Stream, logger: logging.Logger)
 
 
 def test_lines_are_written_when_the_block_raises(stream: Stream, logger: logging.Logger) -> None:
-    with pytest.raises(KeyError), handler_of(logger).held():
+    with pytest.raises(KeyError), all_held([handler_of(logger)]):
         logger.info("said")
         raise KeyError
     assert stream.getvalue() == "said\n"
@@ -73,9 +74,42 @@ def test_lines_are_written_when_the_block_raises(stream: Stream, logger: logging
 def test_what_cannot_be_written_harms_nobody(
     stream: Stream, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with handler_of(logger).held():
+    with all_held([handler_of(logger)]):
         logger.info("no number: %d", "x")
     stream.close()
-    with handler_of(logger).held():
+    with all_held([handler_of(logger)]):
         logger.info("to a closed stream")
     assert capsys.readouterr().err.count("--- Logging error ---") == 2
+
+
+def test_a_frequent_line_is_as_any_other() -> None:
+    logger, records = logging.Logger("often"), list[logging.LogRecord]()
+    logger.handle = records.append  # type: ignore[assignment,method-assign]
+    line = FrequentLine(logger, "Job %s took %d ms")
+    for number in range(3):
+        before = time.time()
+        line.log("a", number, extra={"fields": {"n": number}})
+        logger.info("Job %s took %d ms", "a", number, extra={"fields": {"n": number}})
+        ours, plain = records[-2:]
+        assert before <= ours.created <= plain.created
+        assert ours.msecs == int(ours.created * 1000 % 1000)
+        assert plain.relativeCreated - ours.relativeCreated == pytest.approx(
+            (plain.created - ours.created) * 1000, abs=0.01
+        )
+        known = {"created", "msecs", "relativeCreated", "pathname", "filename", "module"}
+        known |= {"lineno", "funcName"}
+        assert {name: value for name, value in vars(ours).items() if name not in known} == {
+            name: value for name, value in vars(plain).items() if name not in known
+        }
+    assert [record.getMessage() for record in records[::2]] == [
+        f"Job a took {number} ms" for number in range(3)
+    ]
+
+
+def test_a_frequent_line_is_wanted_as_the_level_says() -> None:
+    logger = logging.getLogger("test.often")
+    line = FrequentLine(logger, "said")
+    logger.setLevel(logging.WARNING)
+    assert not line.is_wanted
+    logger.setLevel(logging.INFO)
+    assert line.is_wanted

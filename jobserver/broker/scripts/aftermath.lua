@@ -2,7 +2,7 @@
 -- ARGV: limit, hold_ms (until an entry comes again), then of entries that were handed out: entry, its mark (its score),
 -- and '' when it is done, else in how many ms it comes again.
 -- Returns entry, mark, entry, mark, ...: first those that come again later than before, then more to do.
-local key, found = OURS .. 'aftermath', {}
+local key, found = '@OURS@aftermath', {}
 
 local function hand_out(entry, hold)
   call('ZADD', key, NOW + tonumber(hold), entry)

@@ -9,14 +9,14 @@ local function text(ms) return iso(math.floor(ms / 1000), ms % 1000 * 1000 + 999
 local function ended_at(id)
   local noted = call('HGET', job_key(id), 'ended_at')
   if noted and noted ~= '' then return noted end
-  local result = call('XREVRANGE', RQ .. 'results:' .. id, '+', '-', 'COUNT', 1)[1]
+  local result = call('XREVRANGE', '@RQ@results:' .. id, '+', '-', 'COUNT', 1)[1]
   return result and text(tonumber(string.match(result[1], '^%d+'))) or ''
 end
 
 local cutoff = text(NOW - tonumber(ARGV[2]))
 for r = 5, #ARGV do
   for _, origin in ipairs(origins(ARGV[1])) do
-    local key = RQ .. ARGV[r] .. ':' .. origin
+    local key = '@RQ@' .. ARGV[r] .. ':' .. origin
     while purged < limit do
       local id = call('ZRANGE', key, 0, 0)[1]
       if not id then break end

@@ -21,7 +21,7 @@ local function look_at(id, queue, waits)
   end
 end
 
-local function is_orphan(entry) return not call('ZSCORE', OURS .. 'leases', entry) end
+local function is_orphan(entry) return not call('ZSCORE', '@OURS@leases', entry) end
 
 local found = {}
 for i = 3, #ARGV, 2 do
@@ -29,27 +29,27 @@ for i = 3, #ARGV, 2 do
   local failed = 0
   named[queue] = true
   for _, origin in ipairs(origins(queue)) do
-    local list, scheduled, wip = RQ .. 'queue:' .. origin, RQ .. 'scheduled:' .. origin, RQ .. 'wip:' .. origin
+    local list, scheduled, wip = '@RQ@queue:' .. origin, '@RQ@scheduled:' .. origin, '@RQ@wip:' .. origin
     for _, id in ipairs(call('LRANGE', list, 0, sample - 1)) do look_at(id, queue, true) end
     for _, id in ipairs(call('ZRANGE', scheduled, 0, sample - 1)) do look_at(id, queue, true) end
-    for _, id in ipairs(call('ZREVRANGE', RQ .. 'failed:' .. origin, 0, sample - 1)) do look_at(id, queue, false) end
+    for _, id in ipairs(call('ZREVRANGE', '@RQ@failed:' .. origin, 0, sample - 1)) do look_at(id, queue, false) end
     -- A stock worker's entries are scored with when they time out; they have no lease of ours.
     for _, entry in ipairs(call('ZRANGEBYSCORE', wip, FAR, '+inf', 'LIMIT', 0, sample)) do
       if is_orphan(entry) then found[entry] = true end
     end
-    failed = failed + call('ZCOUNT', RQ .. 'failed:' .. origin, NOW / 1000 + kept - 3600, '+inf')
+    failed = failed + call('ZCOUNT', '@RQ@failed:' .. origin, NOW / 1000 + kept - 3600, '+inf')
   end
   failures[#failures + 1] = failed
 end
-local held_entries = call('HSCAN', OURS .. 'held', 0, 'COUNT', sample)[2]
+local held_entries = call('HSCAN', '@OURS@held', 0, 'COUNT', sample)[2]
 for i = 1, #held_entries, 2 do
   if is_orphan(held_entries[i]) then found[held_entries[i]] = true end
 end
 for entry in pairs(found) do orphans[#orphans + 1] = entry end
 
 local strangers = {}
-for _, list in ipairs(call('SMEMBERS', RQ .. 'queues')) do
-  local origin = string.sub(list, #(RQ .. 'queue:') + 1)
+for _, list in ipairs(call('SMEMBERS', '@RQ@queues')) do
+  local origin = string.sub(list, #('@RQ@queue:') + 1)
   local jobs = call('LLEN', list)
   if jobs > 0 and not named[base(origin)] then
     strangers[#strangers + 1] = origin
@@ -58,6 +58,6 @@ for _, list in ipairs(call('SMEMBERS', RQ .. 'queues')) do
 end
 
 return {
-  call('ZCARD', 'rq:scheduler:scheduled_jobs'), call('ZCOUNT', OURS .. 'leases', 0, NOW - overdue),
-  call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW - overdue, 'LIMIT', 0, 5),
+  call('ZCARD', 'rq:scheduler:scheduled_jobs'), call('ZCOUNT', '@OURS@leases', 0, NOW - overdue),
+  call('ZRANGEBYSCORE', '@OURS@leases', 0, NOW - overdue, 'LIMIT', 0, 5),
   orphans, failures, types, unreadable, strangers}

@@ -3,9 +3,9 @@
 local removed, limit = 0, tonumber(ARGV[2])
 for _, origin in ipairs(origins(ARGV[1])) do
   while removed < limit do
-    local id = call('LPOP', RQ .. 'queue:' .. origin)
+    local id = call('LPOP', '@RQ@queue:' .. origin)
     if not id then
-      local due = call('ZPOPMIN', RQ .. 'scheduled:' .. origin)
+      local due = call('ZPOPMIN', '@RQ@scheduled:' .. origin)
       id = due[1]
     end
     if not id then break end

@@ -8,7 +8,7 @@
 local call_ttl, answers, width = tonumber(ARGV[1]), {}, 15
 
 local function remember(call_id, id, answer, ttl)
-  call('SET', OURS .. 'call:' .. call_id, id .. ' ' .. answer[2] .. ' ' .. answer[1], 'EX', ttl)
+  call('SET', '@OURS@call:' .. call_id, id .. ' ' .. answer[2] .. ' ' .. answer[1], 'EX', ttl)
 end
 
 -- A job's hash as a list; without its data when that is large: a bulk can have many duplicates.
@@ -30,7 +30,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
   local job = job_key(id)
   local held = call('HMGET', job, 'status', 'type', 'call', 'run', 'cancel', 'origin', 'data', 'exec')
   local answer
-  local seen = call('GET', OURS .. 'call:' .. call_id)
+  local seen = call('GET', '@OURS@call:' .. call_id)
   if seen then
     local past, word = string.match(seen, '^%S+ (%S*) (%S+)$')
     answer = {word, past, past == held[4] and held[1] or 'finished'}
@@ -60,7 +60,7 @@ for n = 0, tonumber(ARGV[2]) - 1 do
     count(origin, 'deduplicated')
   else
     -- Whatever is left of an earlier job of this id would be read as the new one's, and would expire it.
-    if held[1] or held[6] then purge(id, held[6] or origin) else call('DEL', job, RQ .. 'results:' .. id, RQ .. 'executions:' .. id) end
+    if held[1] or held[6] then purge(id, held[6] or origin) else call('DEL', job, '@RQ@results:' .. id, '@RQ@executions:' .. id) end
     create(unpack(ARGV, i + 1, i + 15))
     if held[8] then call('HSET', job, 'exec', held[8]) end -- that end may be handed in once more
     answer = {'new', run, ARGV[i + 9] == '' and 'queued' or call('HGET', job, 'status')}

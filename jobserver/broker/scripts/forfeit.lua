@@ -4,7 +4,7 @@ local id, outcome, why = ARGV[1], ARGV[2], ARGV[3]
 local job = job_key(id)
 local f = call('HMGET', job, 'status', 'origin', 'run')
 if f[1] ~= 'deferred' then return 0 end
-call('ZREM', RQ .. 'deferred:' .. f[2], id)
+call('ZREM', '@RQ@deferred:' .. f[2], id)
 call('HSET', job, 'error_type', 'DependencyFailed', 'error_message', why)
 event(outcome, id, f[3], 'queue', f[2], 'error_type', 'DependencyFailed', 'error_message', why, 'reason', 'dependency', 'retry_at', '')
 follow_up(id, outcome, f[3])

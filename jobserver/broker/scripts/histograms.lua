@@ -1,6 +1,6 @@
 -- Publish the histograms of all time, unless newer ones are here. ARGV: position (a stream id up to which they count
 -- the events), the histograms as text. Returns 1 when they are published.
-local key = OURS .. 'histograms'
+local key = '@OURS@histograms'
 local function parts(id)
   local ms, number = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(number)

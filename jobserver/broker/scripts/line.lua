@@ -23,7 +23,7 @@ end
 
 local page = {}
 for number = math.max(list, 1), #ARGV - 4 do
-  local key = RQ .. 'queue:' .. ARGV[number + 4]
+  local key = '@RQ@queue:' .. ARGV[number + 4]
   local from = number == list and start_of(key) or 0
   if #page < count then
     for _, one in ipairs(call('LRANGE', key, from, from + count - #page - 1)) do

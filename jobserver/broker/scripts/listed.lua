@@ -2,7 +2,7 @@
 -- queue names, whose jobs are listed as one. Returns per job its id, its hash and the fields of its last result.
 local found = {}
 for i = 4, #ARGV do
-  local head = call('ZREVRANGE', RQ .. ARGV[1] .. ':' .. ARGV[i], 0, tonumber(ARGV[3]), 'WITHSCORES')
+  local head = call('ZREVRANGE', '@RQ@' .. ARGV[1] .. ':' .. ARGV[i], 0, tonumber(ARGV[3]), 'WITHSCORES')
   for n = 1, #head, 2 do
     -- Entries of running jobs are <id>:<exec>.
     found[#found + 1] = {id = string.match(head[n], '^[^:]*'), score = tonumber(head[n + 1]), rank = #found}
@@ -15,7 +15,7 @@ end)
 local answer = {}
 for n = tonumber(ARGV[2]) + 1, math.min(#found, tonumber(ARGV[3]) + 1) do
   local id = found[n].id
-  local last = call('XREVRANGE', RQ .. 'results:' .. id, '+', '-', 'COUNT', 1)[1]
+  local last = call('XREVRANGE', '@RQ@results:' .. id, '+', '-', 'COUNT', 1)[1]
   answer[#answer + 1] = {id, call('HGETALL', job_key(id)), last and last[2] or {}}
 end
 return answer

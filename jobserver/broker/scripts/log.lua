@@ -3,7 +3,7 @@
 -- Lines are numbered from 1 within a run; the hash counts them. Returns 1, or 0 when the job is gone or runs anew.
 local id, run, dropped = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local most, room, ttl, lines = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], #ARGV - 6
-local job, key = job_key(id), OURS .. 'log:' .. run
+local job, key = job_key(id), '@OURS@log:' .. run
 local f = call('HMGET', job, 'run', 'origin')
 if f[1] ~= run then return 0 end
 

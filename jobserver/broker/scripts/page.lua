@@ -44,7 +44,7 @@ end
 
 local sources = {}
 for i = 5, #ARGV, 2 do
-  local source = {key = RQ .. ARGV[i], less = tonumber(ARGV[i + 1])}
+  local source = {key = '@RQ@' .. ARGV[i], less = tonumber(ARGV[i + 1])}
   source.rank = start_of(source)
   source.rows, source.at = read(source, source.rank, step), 1
   sources[#sources + 1] = source

@@ -4,7 +4,7 @@
 local moved, upcoming = 0, nil
 for i = 2, #ARGV do
   local origin = ARGV[i]
-  local scheduled = RQ .. 'scheduled:' .. origin
+  local scheduled = '@RQ@scheduled:' .. origin
   for _, id in ipairs(call('ZRANGEBYSCORE', scheduled, 0, NOW / 1000, 'LIMIT', 0, tonumber(ARGV[1]))) do
     call('ZREM', scheduled, id)
     local job = job_key(id)

@@ -6,7 +6,7 @@ local NAMES, told, depth = {finished = 'completed', failed = 'failed', stopped =
 -- What RQ's result stream says of the last run, as an event does; it is an attempt that our scripts have not counted.
 local function run_of(id, status)
   if status ~= 'finished' and status ~= 'failed' then return {} end
-  local last = call('XREVRANGE', RQ .. 'results:' .. id, '+', '-', 'COUNT', 1)[1]
+  local last = call('XREVRANGE', '@RQ@results:' .. id, '+', '-', 'COUNT', 1)[1]
   local said = {}
   for i = 1, last and #last[2] or 0, 2 do said[last[2][i]] = last[2][i + 1] end
   local started, ended = tonumber(said.execution_started_at), tonumber(said.execution_ended_at)
@@ -21,7 +21,7 @@ for i = 2, #ARGV do
   for _, registry in ipairs({'finished:', 'failed:', 'canceled:'}) do
     local first, news = 0, true
     while news do
-      local ids = call('ZREVRANGE', RQ .. registry .. ARGV[i], first, first + depth - 1)
+      local ids = call('ZREVRANGE', '@RQ@' .. registry .. ARGV[i], first, first + depth - 1)
       news = #ids == depth
       for _, id in ipairs(ids) do
         local job = job_key(id)

@@ -4,7 +4,7 @@
 -- A server that lost its last events goes on numbering behind the position, however its clock stands: what came before it
 -- would never be read.
 -- Returns {position that was known before, position up to which events were trimmed, the stream's last}, each or ''.
-local key, events, KEEP = OURS .. 'recorder', OURS .. 'events', 5000 -- ms that live views may be behind
+local key, events, KEEP = '@OURS@recorder', '@OURS@events', 5000 -- ms that live views may be behind
 local about = stream(events)
 local known = call('HMGET', key, 'position', 'trimmed')
 local last = about['last-generated-id'] or ''

@@ -4,7 +4,7 @@
 --       then per queue: name, failed count, failed age.
 -- After a gap between passes (the server was away, so no worker could renew) one full lease of grace is given.
 -- Returns {id, run, outcome} per job taken back.
-local interval, lease, mark = tonumber(ARGV[1]), tonumber(ARGV[2]), OURS .. 'recovery'
+local interval, lease, mark = tonumber(ARGV[1]), tonumber(ARGV[2]), '@OURS@recovery'
 local past = call('HMGET', mark, 'pass', 'grace')
 local grace = tonumber(past[2] or 0)
 if past[1] and NOW - tonumber(past[1]) > 2 * interval then grace = NOW + lease end
@@ -23,7 +23,7 @@ local told = {} -- those of them that are to be told so, unless they come back i
 local function was_alone(entry, exec, run)
   if not everything then
     everything = {}
-    local all = call('HGETALL', OURS .. 'held')
+    local all = call('HGETALL', '@OURS@held')
     for i = 1, #all, 2 do everything[all[i]] = held(all[i], all[i + 1]) end
   end
   everything[entry] = nil
@@ -41,7 +41,7 @@ local function was_alone(entry, exec, run)
 end
 
 local taken = {}
-for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 0, tonumber(ARGV[3]))) do
+for _, entry in ipairs(call('ZRANGEBYSCORE', '@OURS@leases', 0, NOW, 'LIMIT', 0, tonumber(ARGV[3]))) do
   local id, exec = string.match(entry, '^([^:]*):(.*)$')
   local job = job_key(id)
   local f = call('HMGET', job, 'exec', 'origin', 'run', 'attempt', 'attempts', 'cancel', 'status', 'rerun')
@@ -61,7 +61,7 @@ for _, entry in ipairs(call('ZRANGEBYSCORE', OURS .. 'leases', 0, NOW, 'LIMIT', 
     call('HSET', job, 'error_type', error_type, 'error_message', 'worker lost')
     event('stalled', id, run, 'queue', origin, 'attempt', attempt, 'worker', worker, 'reason', 'worker lost',
       'ms', string.format('%.0f', NOW - tonumber(execution.started) * 1000))
-    record(id, 2, worker, 'exc_string', ARGV[4], exec, execution.started)
+    record(id, '2', worker, 'exc_string', ARGV[4], exec, execution.started, attempt)
     if outcome == 'queued' then
       call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'exec', '')
       push(id, origin, true)

@@ -10,9 +10,9 @@ for i = 2, #ARGV do
   elseif ENDED[f[1]] ~= 'failed' and f[1] ~= 'canceled' then
     answers[#answers + 1] = f[1]
   else
-    call('ZREM', RQ .. ENDED[f[1]] .. ':' .. f[2], id)
+    call('ZREM', '@RQ@' .. ENDED[f[1]] .. ':' .. f[2], id)
     call('PERSIST', job)
-    call('PERSIST', RQ .. 'results:' .. id)
+    call('PERSIST', '@RQ@results:' .. id)
     call('HDEL', job, 'ended_at', 'cancel', 'progress', 'message', 'error_type', 'error_message', 'crashes')
     local attempts = math.min((tonumber(f[4]) or 0) + tonumber(ARGV[1]), 2147483647) -- policy.MOST
     call('HSET', job, 'status', 'queued', 'enqueued_at', ISO, 'attempts', attempts)

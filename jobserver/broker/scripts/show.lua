@@ -8,9 +8,9 @@ for i = 2, #ARGV do
   if run and not run.shown then
     run.shown = true
     note(entry, run)
-    call('HSET', RQ .. 'execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', run.started,
+    call('HSET', '@RQ@execution:' .. entry, 'id', exec, 'job_id', id, 'created_at', run.started,
       'last_heartbeat', run.started, 'worker_name', worker, 'origin', run.origin)
-    call('ZADD', RQ .. 'executions:' .. id, FAR, exec)
-    gather('SADD', RQ .. 'worker:' .. worker .. ':executions', entry)
+    call('ZADD', '@RQ@executions:' .. id, FAR, exec)
+    gather('SADD', '@RQ@worker:' .. worker .. ':executions', entry)
   end
 end

@@ -6,14 +6,14 @@
 -- Returns per tick {answer, job}: 'made', 'noted' (it follows the job, which runs), 'skipped' (the job is active),
 -- 'missed' (none was to be fired) or 'passed' (another scheduler was first, or the entry is paused, gone, at its end);
 -- and, where it canceled the job before, that job.
-local due, width, answers = OURS .. 'due', 25, {}
+local due, width, answers = '@OURS@due', 25, {}
 
 -- Fails on a full server, before anything is written.
-call('SETRANGE', OURS .. 'full', 0, '')
+call('SETRANGE', '@OURS@full', 0, '')
 
 -- The last ticks of an entry, the latest first: `<tick ms> <what became of it> <how many> <job> <now ms>`.
 local function log(entry, tick, word, number, id)
-  local ticks = OURS .. 'ticks:' .. entry
+  local ticks = '@OURS@ticks:' .. entry
   call('LPUSH', ticks, tick .. ' ' .. word .. ' ' .. number .. ' ' .. id .. ' ' .. string.format('%.0f', NOW))
   call('LTRIM', ticks, 0, 19)
 end
@@ -56,12 +56,12 @@ if refused then return refused end
 for n = 0, tonumber(ARGV[1]) - 1 do
   local i = 1 + n * width
   local entry, stands, tick, missed, following = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5]
-  local state = OURS .. 'entry:' .. entry
+  local state = '@OURS@entry:' .. entry
   local f = call('HMGET', state, 'tick', 'job', 'after')
   local score = tonumber(call('ZSCORE', due, entry) or '')
   local by_hand, answer = stands == '', nil
   if by_hand then
-    answer = call('HEXISTS', OURS .. 'entries', entry) == 1 and fire(state, f, i) or {'passed', ''}
+    answer = call('HEXISTS', '@OURS@entries', entry) == 1 and fire(state, f, i) or {'passed', ''}
     if answer[1] ~= 'passed' then
       log(entry, tick, answer[1] == 'skipped' and 'skipped' or 'triggered', 1, answer[1] == 'noted' and ARGV[i + 11] or answer[2])
     end

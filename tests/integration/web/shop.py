@@ -17,7 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from jobserver import Config, Discard, JobServer, Policy, Queue, current_run, fixed, job
 from jobserver.auth import Principal
-from jobserver.broker import Broker, Claim, Share
+from jobserver.broker import Claim, Share
+from jobserver.broker.exchange import wanted
 from jobserver.ids import new_id
 from jobserver.server import Server
 
@@ -156,8 +157,7 @@ def claim(server: Server) -> list[Claim]:
     """Take what waits in the mail queue, as a worker would."""
     share = Share(queue=server.registry.queue("mail"), quota=50, room=50)
     worker = f"tester-{new_id()}"
-    call = Broker.claim_call(
-        worker,
+    claim = wanted(
         request=1,
         token=f"{worker}-",
         lease=60,
@@ -166,4 +166,4 @@ def claim(server: Server) -> list[Claim]:
         shares=[share],
         known=[],
     )
-    return server.broker.exchange(worker, endings=[], claim=call)[1]
+    return server.broker.exchange(worker, claim=claim)[1]

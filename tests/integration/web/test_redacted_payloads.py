@@ -23,7 +23,7 @@ def test_marked_fields_are_shown_by_nothing(
     made = charge.enqueue(card=CARD, amount=7)
     (claimed,) = claim(server)
     ending = perform(server, claimed)
-    server.broker.exchange("tester", endings=[(ending, Retention())], claim=None)
+    server.broker.exchange("tester", endings=[(ending, Retention())])
     assert CARD in hash_of(redis, made.id)["data"]
     job, listed = f"/engine/api/v1/jobs/{made.id}", "/engine/rq/0/data/job"
     seen = {
