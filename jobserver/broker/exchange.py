@@ -87,8 +87,8 @@ def wanted(
     """Return the claim of `request`, the worker's own count; sent again it takes nothing more.
 
     `token` names this life of the worker: a worker's name may be used again. `known` are the
-    executions it holds, of use to a claim that is sent again. Without `look` only the queues are
-    visited that something of ours has pushed to since they were empty.
+    executions it holds, of use to a claim that is sent again. Without `look` only those of
+    several queues are visited that something of ours has pushed to since they were empty.
     """
     claim: list[Argument] = [request, token, int(lease * 1000), processes, threads]
     claim += (int(look), len(shares))

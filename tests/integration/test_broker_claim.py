@@ -226,6 +226,7 @@ def test_rq_reads_the_executions_that_last(broker: Broker, redis: Redis, hand: H
 def test_a_queue_that_none_of_ours_pushed_to_is_visited_on_a_look(
     broker: Broker, redis: Redis, hand: Hand
 ) -> None:
+    hand.queues = [*hand.queues, Queue("other", executor="thread")]
     enqueue(broker, "a")
     assert ids(hand.claim(threads=2, look=False)) == ["a"]
     hand.end(hand.held.popitem()[1], "failed")

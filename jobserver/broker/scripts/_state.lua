@@ -338,10 +338,13 @@ local function is_poison(id) return call('HINCRBY', job_key(id), 'crashes', '1')
 
 -- What every script does last: the loader calls it.
 local function settle()
+  local is_time = false
   flush()
   for field, n in pairs(totals) do
     local sum, one = call('HINCRBY', '@OURS@totals', field, n), untrimmed[field]
     if one and sum % one.every < n then one.by(one.registry, one.origin, one.keep, 100 + n) end
+    is_time = is_time or sum % 20 < n
   end
-  if has_said and not is_recorded() then call('XTRIM', '@OURS@events', 'MAXLEN', '~', '@EVENTS@') end
+  -- Whatever makes many events is counted, and each twentieth of it looks whether they are too many.
+  if is_time and has_said and not is_recorded() then call('XTRIM', '@OURS@events', 'MAXLEN', '~', '@EVENTS@') end
 end

@@ -12,8 +12,7 @@
 -- timeout, attempt, attempts, backoff, origin, started_at, canceled, trace}}, or the error of that part.
 local worker = ARGV[1]
 
--- Record how runs ended, from a place in ARGV on; each only while the run still is the one its worker holds. Returns the
--- answers, and the place after the last run.
+-- Record how runs ended, from a place in ARGV on; each only while the run still is the one its worker holds.
 -- outcome: completed, failed, retry, snooze, limited (a snooze that holds back a rate key), release (put back, no
 -- attempt spent), canceled.
 -- value: the result or the traceback as RQ's result stream wants it (base64), or the rate key ('': the job's own).
@@ -25,7 +24,7 @@ local function finish(first)
     entries[n], places[n], jobs[n] = ARGV[i] .. ':' .. ARGV[i + 1], i, job_key(ARGV[i])
     i = i + (ARGV[i + 2] == 'completed' and 6 or 10)
   end
-  if not entries[1] then return answers, i end
+  if not entries[1] then return answers end
   local runs = call('HMGET', '@OURS@held', unpack(entries))
   local awaited = {}
   for n = 1, #jobs do awaited[n] = jobs[n] .. ':dependents' end
@@ -99,13 +98,13 @@ local function finish(first)
       answers[n] = answer
     end
   end
-  return answers, i
+  return answers
 end
 
--- Start waiting jobs, as asked from a place in ARGV on.
+-- Start waiting jobs, as asked from a place in ARGV on; answered: the request before, or false.
 -- request grows by one with each new claim of a worker's life. A request that was answered before is a repeat: it
 -- takes nothing, and hands out what the worker holds without knowing.
-local function claim(first)
+local function claim(first, answered)
   local request, token, jobs, width = tonumber(ARGV[first]), ARGV[first + 1], {}, 5
   local free, queues = {tonumber(ARGV[first + 3]), tonumber(ARGV[first + 4])}, tonumber(ARGV[first + 6])
   local due, started = string.format('%.0f', NOW + ARGV[first + 2]), string.format('%.3f', NOW / 1000)
@@ -119,7 +118,6 @@ local function claim(first)
     return {id, exec, f[1] or '', f[2] or '', f[3] or '', f[4] or '', attempt, f[6] or '1', f[7] or '', origin, since, f[8] or '', f[13] or ''}
   end
 
-  local answered = call('SET', '@OURS@claim:' .. token, ARGV[first], 'EX', '86400', 'GET')
   if answered and request <= tonumber(answered) then
     call('SET', '@OURS@claim:' .. token, answered, 'EX', '86400')
     local known = {}
@@ -205,21 +203,22 @@ local function claim(first)
   end
 
   local paused = {}
-  local marks = call('HGETALL', '@OURS@paused')
-  for i = 1, #marks, 2 do
-    local till = tonumber(string.match(marks[i + 1], '^%d+'))
-    if till == 0 or till > NOW then
-      paused[marks[i]] = true
-    else
-      call('HDEL', '@OURS@paused', marks[i])
-      event('resumed', '', '', 'queue', marks[i], 'reason', 'its time was up')
+  if call('EXISTS', '@OURS@paused', '@RQ@suspended') > 0 then
+    local marks = call('HGETALL', '@OURS@paused')
+    for i = 1, #marks, 2 do
+      local till = tonumber(string.match(marks[i + 1], '^%d+'))
+      if till == 0 or till > NOW then
+        paused[marks[i]] = true
+      else
+        call('HDEL', '@OURS@paused', marks[i])
+        event('resumed', '', '', 'queue', marks[i], 'reason', 'its time was up')
+      end
     end
+    if call('EXISTS', '@RQ@suspended') == 1 then return jobs end -- `rq suspend`
   end
 
-  if call('EXISTS', '@RQ@suspended') == 1 then return jobs end -- `rq suspend`
-
   local ready = false -- the queues that have waiting jobs; stock tools, which say nothing, need a look
-  if ARGV[first + 5] ~= '1' then
+  if ARGV[first + 5] ~= '1' and queues > 1 then
     ready = {}
     for _, name in ipairs(call('SMEMBERS', '@OURS@ready')) do ready[name] = true end
   end
@@ -252,14 +251,20 @@ local function claim(first)
   return jobs
 end
 
--- Writes nothing, but fails on a full server. One lets everything pass after a write that needs no room, which this one is
--- (it removes nothing): so ends are recorded, and claims are not.
-local full = redis.pcall('SETRANGE', '@OURS@full', '0', '')
-if type(full) == 'table' then call('HDEL', '@OURS@held', '') end
-local words, rest = finish(3 + 4 * ARGV[2])
-if not ARGV[rest] then return {words, {}} end
-if type(full) == 'table' then return {words, full} end
+-- Where the claim begins: after the ends, whose number stands behind what their queues keep.
+local ends = 3 + 4 * ARGV[2]
+local rest = ends + 1
+for _ = 1, tonumber(ARGV[ends]) do rest = rest + (ARGV[rest + 2] == 'completed' and 6 or 10) end
+
+-- The first write, which a full server refuses. After one that needs no room, as the other is (it removes nothing), it
+-- lets everything pass: so ends are recorded, and claims are not.
+local answered = ARGV[rest] and redis.pcall('SET', '@OURS@claim:' .. ARGV[rest + 1], ARGV[rest], 'EX', '86400', 'GET')
+local refused = type(answered) == 'table' and answered
+if refused or not ARGV[rest] then call('HDEL', '@OURS@held', '') end
+
+local words = finish(ends)
+if refused or not ARGV[rest] then return {words, refused or {}} end
 flush() -- what has ended leaves its room to others
-local is_done, claims = pcall(claim, rest)
+local is_done, claims = pcall(claim, rest, answered)
 if not is_done then claims = redis.error_reply(type(claims) == 'table' and claims.err or tostring(claims)) end
 return {words, claims}
