@@ -37,14 +37,18 @@ class Workers:
         self.redis = Redis.from_url(url)
         self.log = directory / "worker.log"
         self.looks = 0
+        self.cpu: list[float] = []  # seconds of the worker's own process per job, drain by drain
         self.server = create_app().extensions["jobserver"]
 
     def ours(self, name: str, jobs: int, *, threads: int = 10, processes: int = 2) -> float:
         """Return jobs per second, from the first claim to the last end, start-up not counted."""
         self.redis.flushall()
         queue = self.fill(name, jobs)
-        with self.started([queue], threads=threads, processes=processes):
-            return jobs / self.drain(queue, jobs)
+        with self.started([queue], threads=threads, processes=processes) as worker:
+            before = _cpu(worker)
+            seconds = self.drain(queue, jobs)
+            self.cpu.append((_cpu(worker) - before) / jobs)
+            return jobs / seconds
 
     def fill(self, name: str, jobs: int) -> str:
         """Let jobs of a type wait in its queue, which is paused; return the queue."""
@@ -119,6 +123,11 @@ class Workers:
                 raise TimeoutError(self.log.read_text()[-2000:])
             self.looks += 1
             time.sleep(pause)
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 class Stopped:
