@@ -51,7 +51,8 @@ class Lines(logging.StreamHandler):  # type: ignore[type-arg]  # any stream
 class FrequentLine:
     """An info line that one thread of a process logs thousands of times a second.
 
-    A record is made once and copied: `Logger.info` would find out each time where it is called.
+    A record is made once and copied: `Logger.info` would find out each time where it is called. An
+    application's own record factory is asked each time.
     """
 
     def __init__(self, logger: logging.Logger, text: str) -> None:
@@ -66,10 +67,13 @@ class FrequentLine:
 
     def log(self, *arguments: object, extra: Mapping[str, object]) -> None:
         """Log it, now; always from the same thread."""
+        if logging.getLogRecordFactory() is not logging.LogRecord:
+            self._logger.info(self._text, *arguments, extra=extra)
+            return
         if self._record is None:
             place = (__file__, 0, self._text, (), None)
             self._record = self._logger.makeRecord(self._logger.name, logging.INFO, *place)
-        record = logging.LogRecord.__new__(type(self._record))
+        record = logging.LogRecord.__new__(logging.LogRecord)
         now = time.time()
         record.__dict__ = {
             **self._record.__dict__,

@@ -79,10 +79,12 @@ class Reporter:
         self._pending: tuple[float, str] | None = None
         self._timer: threading.Timer | None = None
         self._percent = 0.0
+        self._has_said = False
         self._stopped_by: str | None = None
 
     def say(self, percent: float, message: str) -> None:
         """Report a percentage; raises JobCanceled when the run was canceled or is not ours now."""
+        self._has_said = True
         with self._lock:
             if percent > self._percent:  # not so for nan either
                 self._percent = min(100.0, percent)
@@ -105,7 +107,7 @@ class Reporter:
 
     def close(self) -> None:
         """Write the last word, and end."""
-        if self._pending is None and self._timer is None:  # as for a job that has said nothing
+        if not self._has_said:
             return
         with self._lock:
             if self._timer:

@@ -143,7 +143,7 @@ def _shared(body: str) -> str:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
+    return set(re.findall(r"\w+", re.sub(r"--.*|'[^'\n]*'", "", text)))
 
 
 _DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)

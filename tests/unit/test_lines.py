@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -92,7 +94,7 @@ def test_a_frequent_line_is_as_any_other() -> None:
         logger.info("Job %s took %d ms", "a", number, extra={"fields": {"n": number}})
         ours, plain = records[-2:]
         assert before <= ours.created <= plain.created
-        assert ours.msecs == int(ours.created * 1000 % 1000)
+        assert ours.msecs == int(ours.created % 1 * 1000)
         assert plain.relativeCreated - ours.relativeCreated == pytest.approx(
             (plain.created - ours.created) * 1000, abs=0.01
         )
@@ -113,3 +115,23 @@ def test_a_frequent_line_is_wanted_as_the_level_says() -> None:
     assert not line.is_wanted
     logger.setLevel(logging.INFO)
     assert line.is_wanted
+
+
+def test_a_record_factory_of_the_application_makes_each_record() -> None:
+    logger, records = logging.Logger("often"), list[logging.LogRecord]()
+    logger.handle = records.append  # type: ignore[assignment,method-assign]
+    line, numbers = FrequentLine(logger, "said"), itertools.count()
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **kwargs)
+        record.number = next(numbers)
+        return record
+
+    line.log(extra={})
+    logging.setLogRecordFactory(factory)
+    try:
+        line.log(extra={"n": 1})
+        line.log(extra={"n": 2})
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    assert [(vars(one)["number"], vars(one)["n"]) for one in records[1:]] == [(0, 1), (1, 2)]

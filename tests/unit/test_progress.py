@@ -71,6 +71,30 @@ def test_the_first_word_is_written_at_once_and_the_last_at_the_end(redis: Redis)
     assert current_run() is None
 
 
+def test_the_end_of_a_run_waits_for_the_word_that_is_being_written() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    written: list[str] = []
+
+    def report(_: float, message: str) -> str:
+        if message == "two":
+            begun.set()
+            assert go_on.wait(10)
+        written.append(message)
+        return "ok"
+
+    reporter = Reporter(report, lambda: "ok")
+    reporter.say(1, "one")
+    reporter.say(100, "two")
+    assert begun.wait(10), "by the timer"
+    end = threading.Thread(target=reporter.close)
+    end.start()
+    end.join(0.05)
+    assert end.is_alive()
+    go_on.set()
+    end.join(10)
+    assert written == ["one", "two"]
+
+
 def test_what_was_held_back_is_written_while_the_job_says_nothing(redis: Redis) -> None:
     with entered(a_run(redis)), redis.changed:
         progress(10)

@@ -223,7 +223,7 @@ local function follow_up(id, word, run, may_be_awaited)
   end
 end
 
--- What is counted → the registry that settle is to trim for it.
+-- What is counted → the registry that settle is to trim for it, and by what: it would bring `trim` into each script else.
 local untrimmed = {}
 
 -- How a job's age at its end is told to RQ's registry (as a score) and to EXPIRE. The sweep ends the job at that age, with
@@ -245,6 +245,11 @@ local function conclude(id, origin, status, keep, age, exec, rerun)
   local job = job_key(id)
   local registry = ENDED[status]
   local field = count(origin, status == 'finished' and 'completed' or registry)
+  if not untrimmed[field] then
+    -- Of many that are kept one in a hundred may be too many: to count them costs as much as to end one.
+    local every = math.min(50, math.max(1, math.floor(keep / 100)))
+    untrimmed[field] = {by = trim, registry = registry, origin = origin, keep = keep, every = every}
+  end
   local follower = rerun and cjson.decode(rerun)
   if follower and follower[1] == id then
     purge(id, origin)
@@ -259,11 +264,6 @@ local function conclude(id, origin, status, keep, age, exec, rerun)
   gather('ZADD', '@RQ@' .. registry .. ':' .. origin, status == 'canceled' and until_age(0) or score, id)
   call('EXPIRE', job, expiry)
   call('EXPIRE', '@RQ@results:' .. id, expiry)
-  if not untrimmed[field] then
-    -- Of many that are kept one in a hundred may be too many: to count them costs as much as to end one.
-    local every = math.min(50, math.max(1, math.floor(keep / 100)))
-    untrimmed[field] = {by = trim, registry = registry, origin = origin, keep = keep, every = every}
-  end
   if follower then
     call('HDEL', job, 'rerun') -- a retry of this one brings no second
     if call('EXISTS', job_key(follower[1])) == 0 then create(unpack(follower)) end
@@ -322,10 +322,11 @@ local function forsake(entry, run)
   if run then release(entry, run) else gather('ZREM', '@OURS@leases', entry) end
 end
 
--- One entry of the job's attempt history, of which the last ten are kept, in RQ's result format (rq/results.py); RQ's
--- types: 1 successful, 2 failed.
+-- The server's time as RQ writes it in results.
 local SECONDS = string.format('%.3f', NOW / 1000)
 
+-- One entry of the job's attempt history, of which the last ten are kept, in RQ's result format (rq/results.py); RQ's
+-- types: 1 successful, 2 failed.
 local function record(id, kind, worker, field, value, exec, started, attempt)
   local results = '@RQ@results:' .. id
   call('XADD', results, '*', 'type', kind, 'worker_name', worker, field, value,
@@ -342,7 +343,7 @@ local function settle()
   flush()
   for field, n in pairs(totals) do
     local sum, one = call('HINCRBY', '@OURS@totals', field, n), untrimmed[field]
-    if one and sum % one.every < n then one.by(one.registry, one.origin, one.keep, 100 + n) end
+    if one and sum % one.every < n then one.by(one.registry, one.origin, one.keep, 100 + 10 * one.every + n) end
     is_time = is_time or sum % 20 < n
   end
   -- Whatever makes many events is counted, and each twentieth of it looks whether they are too many.

@@ -160,7 +160,7 @@ local function claim(first, answered)
       return conclude(id, origin, 'failed', math.huge, 604800) -- how many the queue keeps is not known here
     end
     if f[12] and is_held(id, origin, f) then return end
-    local exec, attempt = token .. request .. '-' .. #jobs, string.format('%d', (f[5] or 0) + 1)
+    local exec, attempt = token .. request .. '-' .. #jobs, string.format('%d', (tonumber(f[5]) or 0) + 1)
     local entry = id .. ':' .. exec
     if not f[2] then -- made by stock RQ, which counts the attempts that are left
       local left = call('HGET', job, 'retries_left')
@@ -261,6 +261,10 @@ for _ = 1, tonumber(ARGV[ends]) do rest = rest + (ARGV[rest + 2] == 'completed' 
 local answered = ARGV[rest] and redis.pcall('SET', '@OURS@claim:' .. ARGV[rest + 1], ARGV[rest], 'EX', '86400', 'GET')
 local refused = type(answered) == 'table' and answered
 if refused or not ARGV[rest] then call('HDEL', '@OURS@held', '') end
+if refused then -- but a repeat takes nothing new
+  answered = call('GET', '@OURS@claim:' .. ARGV[rest + 1])
+  if answered and tonumber(ARGV[rest]) <= tonumber(answered) then refused = false end
+end
 
 local words = finish(ends)
 if refused or not ARGV[rest] then return {words, refused or {}} end
