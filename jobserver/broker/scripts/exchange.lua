@@ -1,7 +1,7 @@
 -- What a worker has to say: first how runs ended, then, if it asks, hand it waiting jobs, each from its list to RQ's
 -- started registry with its lease. One step for each; that the second failed takes nothing of the first back.
 -- ARGV: worker, queues whose runs ended, then per queue: completed count, completed age, failed count, failed age;
---       count, then per run that ended: id, exec, outcome, value, exit, its queue (the how manieth of the above), and but
+--       count, then per run that ended: id, exec, outcome, value, exit, its queue (its number in the above), and but
 --       for completed ones: delay_ms, error type, error message, reason;
 --       then, if it asks: request, token (of this life of the worker), lease_ms, free process slots, free thread slots,
 --       look (1: also into queues that none of ours has pushed to), queues, then per queue: name, executor (1 process,
