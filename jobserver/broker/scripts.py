@@ -127,6 +127,7 @@ def _text(name: str, bounds: Mapping[str, int]) -> str:
     return text
 
 
+@cache
 def _shared(body: str) -> str:
     """Return the paragraphs of _state.lua that define what a script mentions, and those they need.
 
@@ -134,7 +135,7 @@ def _shared(body: str) -> str:
     """
     first, *others = _source("_state").split("\n\n")
     needed: list[str] = []
-    mentioned = _words(body)
+    mentioned = set(_words(body))
     for paragraph in reversed(others):
         if mentioned & _words(" ".join(_DEFINED.findall(paragraph))):
             needed.insert(0, paragraph)
@@ -142,8 +143,9 @@ def _shared(body: str) -> str:
     return "\n".join([first, *needed, ""])
 
 
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", re.sub(r"--.*|'[^'\n]*'", "", text)))
+@cache
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", re.sub(r"--.*|'[^'\n]*'", "", text)))
 
 
 _DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
