@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ pytest_plugins = ["jobserver.testing", "tests.sandbox"]
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("jobserver", deadline=None)
 settings.load_profile("jobserver")
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage seldom, and never look for it among the modules and tests that are loaded."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000)
 
 
 @pytest.fixture
