@@ -33,7 +33,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from jobserver.broker import Job
 from jobserver.broker.broker import Recorded
 from jobserver.broker.job import payload_of, queue_of, traceback_text
-from jobserver.broker.stream import START, Entry, Stream
+from jobserver.broker.stream import START, Entry, Stream, is_before
 from jobserver.ledger import lines, series
 from jobserver.ledger.bulk import upsert
 from jobserver.ledger.database import database
@@ -138,7 +138,7 @@ class Recorder:
 
         What Redis trimmed since that state of the database is lost to it.
         """
-        if known.trimmed and _is_before(after, known.trimmed):
+        if known.trimmed and is_before(after, known.trimmed):
             # Unless another recorder has gone on since the position was read.
             if known.position != after == self._position()[0]:
                 logger.error(
@@ -147,14 +147,14 @@ class Recorder:
                     after,
                     known.trimmed,
                 )
-        elif known.last and _is_before(known.last, after) and not self._is_ahead:
+        elif known.last and is_before(known.last, after) and not self._is_ahead:
             logger.error(
                 "the ledger is at event %s, and the last of Redis is %s: was an older state of "
                 "Redis restored? The ledger keeps what it has",
                 after,
                 known.last,
             )
-        self._is_ahead = bool(known.last) and _is_before(known.last, after)
+        self._is_ahead = bool(known.last) and is_before(known.last, after)
 
     def _fold(self, entries: Sequence[Entry]) -> Fold:
         """Return what the events make of the runs that they tell of."""
@@ -347,13 +347,6 @@ def _fitting(entries: Sequence[Entry]) -> int:
 
 def _named(entry: Entry) -> str:
     return " ".join(f"{name}={entry.fields.get(name)}" for name in ("event", "job", "run"))
-
-
-def _is_before(one: str, other: str) -> bool:
-    """Compare ids of events; a part that is missing is 0, as for Redis."""
-    one_ms, _, one_number = one.partition("-")
-    other_ms, _, other_number = other.partition("-")
-    return (int(one_ms), int(one_number or 0)) < (int(other_ms), int(other_number or 0))
 
 
 def _written(entry: Entry) -> Written:

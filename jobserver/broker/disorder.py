@@ -73,6 +73,16 @@ def adopt_orphans(broker: Broker, queues: Sequence[Queue]) -> tuple[int, int]:
             return adopted, cleared
 
 
+def missing(broker: Broker, runs: Sequence[tuple[str, str]]) -> tuple[str, set[str]]:
+    """Return the last event's id, and which runs are gone, given as (job, run); one round trip.
+
+    A job that has ended is not gone. Raises RedisUnavailable, also when the server is a replica.
+    """
+    arguments: list[Argument] = [part for pair in runs for part in pair]
+    last, gone = broker.run_script("missing", *arguments)
+    return last.decode(), {run.decode() for run in gone}
+
+
 def run_out(broker: Broker) -> int:
     """Return how many leases have run out."""
     with available():

@@ -15,6 +15,13 @@ START = "0-0"  # before all events
 PATIENCE = 2.0  # seconds beyond its `wait` that an answer may take
 
 
+def is_before(one: str, other: str) -> bool:
+    """Compare ids of events; a part that is missing is 0, as for Redis."""
+    one_ms, _, one_number = one.partition("-")
+    other_ms, _, other_number = other.partition("-")
+    return (int(one_ms), int(one_number or 0)) < (int(other_ms), int(other_number or 0))
+
+
 class Entry(NamedTuple):
     """One event: its id in the stream, and its fields, `event`, `job` and `run` among them."""
 

@@ -5,12 +5,27 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jobserver.ledger.fingerprint import fingerprint
 
 Fields = Mapping[str, str]
 
 MOST_TEXT = 2000  # characters of a message or reason
+
+_OF_THE_LIVING = frozenset(
+    {"claimed", "completed", "failed", "canceled", "queued", "delayed", "stalled"}
+)
+
+
+class _Lost(NamedTuple):
+    """What a run says that Redis lost: its end is told by no event, but by losses.py."""
+
+    error_type: str
+    reason: str
+
+
+LOST = _Lost("Lost", "lost")
 
 
 @dataclass(slots=True)
@@ -68,6 +83,10 @@ class Record:
 
         Of a first attempt that completed none is returned: the run says it all.
         """
+        if name in _OF_THE_LIVING and (self.error_type, self.reason) == LOST:
+            # It lives after all, in a Redis that was restored: what is told of it is the truth.
+            self.ended_at = self.error_type = self.error_message = None
+            self.reason = self.fingerprint = None
         match name:
             case "claimed":
                 self._begin(at, fields)

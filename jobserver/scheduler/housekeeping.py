@@ -6,6 +6,7 @@ from functools import partial
 
 from jobserver.ledger import engines, series
 from jobserver.ledger.prune import prune
+from jobserver.losses import Losses
 from jobserver.policy import MINUTE
 from jobserver.recorder import Recorder
 from jobserver.scheduler.backlog_watch import BacklogWatch
@@ -27,9 +28,12 @@ def chores(server: Server) -> list[Chore]:
         Chore("retention sweep", partial(server.broker.sweep, queues), interval=MINUTE),
         Chore("ends by stock tools", partial(server.broker.reconcile, queues), interval=MINUTE / 2),
     ]
-    for key, engine in engines(server.db).items():
+    of_host = engines(server.db)
+    for key, engine in of_host.items():
         if key is None:
             found.append(Chore("recorder", Recorder(server, engine).work, interval=GATHER))
+            close = Losses(server, of_host).close
+            found.append(Chore("runs that Redis lost", close, interval=MINUTE))
             look = BacklogWatch(server.broker).look
             found.append(Chore("watch over the backlog of the ledger", look, interval=5))
         name = f"outbox relay of bind {key!r}" if key else "outbox relay"
