@@ -4,7 +4,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 # Most tests wait for processes most of the time: three at once keep two cores busy.
-TESTS = $(BIN)/pytest -n 3 --dist loadfile -m "not soak and not alone" && $(BIN)/pytest -m "alone and not soak"
+TESTS = $(BIN)/pytest -n 3 --dist loadfile -m "not soak and not alone" && $(BIN)/pytest -m "alone and not soak" $(ALONE)
+ALONE = $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 SOURCES := jobserver jobs tests benchmarks wsgi.py
 
 .DEFAULT_GOAL := help
