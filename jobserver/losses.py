@@ -22,6 +22,7 @@ from jobserver.ledger.database import database
 from jobserver.ledger.fingerprint import fingerprint
 from jobserver.ledger.models import NOT_COMPLETED, position, runs
 from jobserver.ledger.record import LOST
+from jobserver.ledger.runs import Run, Sought, find
 from jobserver.policy import MINUTE
 from jobserver.server import Server
 
@@ -30,6 +31,8 @@ BATCH = 500
 MOST = 20  # batches of one look; the next one goes on behind them
 PATIENCE = 5.0  # seconds that the recorder is given to catch up with a look
 PAUSE = 0.1
+
+WORDS = "Redis no longer has this job"  # with which the message begins
 
 _OPEN = ("waiting", "delayed", "active")
 
@@ -43,6 +46,11 @@ class _Open(NamedTuple):
     job: str
     type: str
     is_kept: bool  # its payload
+
+
+def told(db: object, *, limit: int) -> list[Run]:
+    """Return dead letters of lost runs, of those that failed last; raises as `find` does."""
+    return find(db, Sought(is_dead=True, error=WORDS), limit=limit)[0]
 
 
 class Losses:
@@ -110,8 +118,8 @@ class Losses:
     def _close(self, state: str, lost: Sequence[_Open], *, now: datetime) -> int:
         closed = 0
         cause = (
-            f"Redis no longer has this job, which was {state}, and no event told of an end: "
-            "its data was lost, or the job was deleted"
+            f"{WORDS}, which was {state}, and no event told of an end: its data was lost, or the "
+            "job was deleted"
         )
         later = runs.alias()
         has_run_since = exists().where(
@@ -122,7 +130,7 @@ class Losses:
             # The recorder's row, so that this is before or after all that one writes.
             connection.execute(update(position).values(position=position.c.position))
             for (kind, is_kept), group in groupby(sorted(lost, key=alike), alike):
-                told = "on record: retry it" if is_kept else "not on record: retry it with one"
+                remedy = "on record: retry it" if is_kept else "not on record: retry it with one"
                 closing = (
                     update(runs)
                     .where(runs.c.run.in_([one.run for one in group]), runs.c.state == state)
@@ -131,7 +139,7 @@ class Losses:
                         ended_at=now,
                         due_at=None,
                         error_type=LOST.error_type,
-                        error_message=f"{cause}. Its payload is {told}",
+                        error_message=f"{cause}. Its payload is {remedy}",
                         reason=LOST.reason,
                         fingerprint=fingerprint(kind, LOST.error_type, cause, ""),
                         settled_at=case((has_run_since, now)),

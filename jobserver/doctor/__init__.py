@@ -11,9 +11,12 @@ from jobserver.doctor import database, processes, queues, redis_server, runs, sc
 from jobserver.doctor.finding import Finding, Severity
 from jobserver.errors import RedisUnavailable
 from jobserver.ledger.condition import conditions
+from jobserver.losses import told
 from jobserver.server import Server
 
 __all__ = ["Finding", "Severity", "examine"]
+
+MOST_TOLD = 100  # of the runs that Redis lost
 
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -27,7 +30,10 @@ def examine(server: Server) -> list[Finding]:
         found = _redis(server)
     except RedisUnavailable as error:
         found = [redis_server.unreachable(error)]
-    found += database.findings(conditions(server.db, server.outbox))
+    known = conditions(server.db, server.outbox)
+    found += database.findings(known)
+    if any(one.bind is None and one.is_migrated and not one.error for one in known):
+        found += runs.lost(told(server.db, limit=MOST_TOLD))
     return sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from jobserver.broker.disorder import Disorder
 from jobserver.doctor.finding import Finding, counted, some
+from jobserver.ledger.runs import Run
 
 
 def findings(found: Disorder) -> Iterator[Finding]:
@@ -34,6 +35,19 @@ def findings(found: Disorder) -> Iterator[Finding]:
             what=f"Pickled or damaged data: {some(found.unreadable)}.",
             why="A stock client enqueued with pickle, which no worker here reads: these jobs fail.",
             remedy="Let it enqueue with JSONSerializer (docs/worker.md), or use this API.",
+        )
+
+
+def lost(found: Sequence[Run]) -> Iterator[Finding]:
+    """Say that Redis lost runs, some of which are dead letters."""
+    if found:
+        yield Finding(
+            severity="warning",
+            name="runs-lost",
+            what=f"Redis lost {counted(len(found), 'run')} of late: "
+            f"{some(run.job for run in found)}.",
+            why="It lost its data, or somebody deleted the jobs; they run no more by themselves.",
+            remedy="flask jobs dead-letters retry --error 'Redis no longer has', or discard.",
         )
 
 

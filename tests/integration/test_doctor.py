@@ -27,8 +27,11 @@ from jobserver.doctor import examine, redis_server
 from jobserver.embedded import free_port
 from jobserver.ledger import engines, migrate
 from jobserver.ledger.models import outbox
+from jobserver.ledger.runs import Sought, find
+from jobserver.losses import AGE, Losses
 from jobserver.recorder import Recorder
 from jobserver.rescue import rescue
+from jobserver.retries import discard_all
 from jobserver.scheduler import Scheduler
 from tests import ticking
 from tests.hands import Hand, places, request_of
@@ -305,6 +308,15 @@ def test_databases(
         recorder = Recorder(server, engine)
         assert recorder.work() == 1
         assert "recorder-lag" not in named(server)
+        (run,) = find(engine, Sought())[0]
+        redis.delete(keys.job(run.job))
+        assert "runs-lost" not in named(server)
+        later = datetime.now(UTC) + timedelta(seconds=AGE + 60)
+        assert Losses(server, {None: engine}).close(now=later) == 1
+        (finding,) = (one for one in examine(server) if one.name == "runs-lost")
+        assert (finding.severity, run.job in finding.what) == ("warning", True)
+        assert discard_all(server, Sought(error="Redis no longer has")) == (1, False)
+        assert "runs-lost" not in named(server)
         while not (backlog := server.broker.backlog()) or not backlog.is_full:
             server.enqueue_many("ticking.beat", [{"hand": "x" * 2000}] * 100)
         assert named(server)["ledger-full"] == "error"

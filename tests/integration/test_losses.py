@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from redis import Redis
-from sqlalchemy import Engine, RowMapping, func, insert, select
+from sqlalchemy import Engine, RowMapping, func, insert, select, text, update
 
 from jobserver import JobServer, Queue, losses
 from jobserver.broker import Broker, keys
 from jobserver.broker.disorder import missing
 from jobserver.errors import RedisUnavailable
+from jobserver.ids import new_id
 from jobserver.ledger import dead_letters, series
-from jobserver.ledger.models import attempts, outbox, runs
+from jobserver.ledger.models import attempts, outbox, position, runs
 from jobserver.ledger.runs import Sought
 from jobserver.losses import AGE, Losses
 from jobserver.recorder import Recorder
@@ -198,6 +200,42 @@ def test_a_lost_run_whose_job_was_enqueued_anew_is_no_dead_letter(
     assert close() == 1
     assert state_of(engine, "a") == ("failed", "Lost")
     assert dead_letters.groups(engine, Sought())[0] == []
+
+
+def test_a_lost_run_whose_job_is_being_recorded_anew_is_no_dead_letter(
+    engine: Engine,
+    broker: Broker,
+    redis: Redis,
+    recorder: Recorder,
+    close: Callable[..., int],
+) -> None:
+    enqueue(broker, "a")
+    recorder.work()
+    redis.flushall()
+    anew = {"run": new_id(), "state": "completed", "enqueued_at": datetime.now(UTC)}
+    closing = threading.Thread(target=close)
+    with engine.begin() as connection:  # as the recorder does
+        connection.execute(update(position).values(events=position.c.events))
+        connection.execute(insert(runs).values(dict(rows(engine)[0]) | anew))
+        closing.start()
+        wait_while(lambda: closing.is_alive() and not is_blocking(engine))
+    closing.join()
+    assert state_of(engine, "a") == ("failed", "Lost")
+    assert dead_letters.groups(engine, Sought())[0] == []
+
+
+def is_blocking(engine: Engine) -> bool:
+    """Return whether a transaction waits for another one, as all do on SQLite that write."""
+    if engine.dialect.name == "sqlite":
+        return True
+    with engine.connect() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+def wait_while(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while condition():
+        assert time.monotonic() < deadline
 
 
 def test_two_that_look_at_once_close_a_run_once(
