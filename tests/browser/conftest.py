@@ -14,9 +14,9 @@ from flask import Flask
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from werkzeug.serving import make_server
 
-from tests.integration.web.conftest import MakeShop, make_shop
+from tests.integration.web.conftest import MakeShop, first_database, make_shop
 
-__all__ = ["MakeShop", "Serve", "make_shop"]
+__all__ = ["MakeShop", "Serve", "first_database", "make_shop"]
 
 Serve = Callable[[Flask], str]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -26,11 +28,24 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'host.db'}"
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a SQLite database with the engine's tables and `notes`, all empty."""
+    path = tmp_path_factory.mktemp("prepared") / "host.db"
+    engine = databases.host_engine(f"sqlite:///{path}")
+    databases.prepare(engine)
+    engine.dispose()
+    return path
+
+
 @pytest.fixture
-def engine(database: str) -> Iterator[Engine]:
+def engine(database: str, prepared: Path) -> Iterator[Engine]:
     """An engine on that database, with the engine's tables and `notes`, all empty."""
     engine = databases.host_engine(database)
-    databases.prepare(engine)
+    if engine.dialect.name == "sqlite":
+        shutil.copy(prepared, str(engine.url.database))
+    else:
+        databases.prepare(engine)
     yield engine
     databases.settle()
     engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from flask import Flask, request
 from flask.testing import FlaskClient
 from redis import Redis
+from sqlalchemy import create_engine, insert
 
 from jobs import application
 from jobs.records import db as records
@@ -23,8 +25,23 @@ from tests.integration.web.shop import TOKEN, User, db
 MakeShop = Callable[..., Flask]
 
 
+@pytest.fixture(scope="session")
+def first_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that every shop's database begins as: all tables, and two customers."""
+    path = tmp_path_factory.mktemp("shop") / "shop.db"
+    engine = create_engine(f"sqlite:///{path}")
+    db.metadata.create_all(engine)
+    ledger.migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(User), [{"name": "ada"}, {"name": "grace"}])
+    engine.dispose()
+    return path
+
+
 @pytest.fixture
-def make_shop(valkey: str, redis: Redis, tmp_path: Path) -> Iterator[MakeShop]:
+def make_shop(
+    valkey: str, redis: Redis, first_database: Path, tmp_path: Path
+) -> Iterator[MakeShop]:
     """Returns shops, each with its own database; keywords but `url_prefix` are of the Config."""
     made: list[Flask] = []
 
@@ -32,14 +49,9 @@ def make_shop(valkey: str, redis: Redis, tmp_path: Path) -> Iterator[MakeShop]:
         config = Config(
             **{"redis_url": valkey, "admin_token": TOKEN, "instance_path": tmp_path, **settings}
         )
-        database = f"sqlite:///{tmp_path}/shop{len(made)}.db"
-        app = shops.create_app(config, database=database, url_prefix=url_prefix)
+        path = shutil.copy(first_database, tmp_path / f"shop{len(made)}.db")
+        app = shops.create_app(config, database=f"sqlite:///{path}", url_prefix=url_prefix)
         made.append(app)
-        with app.app_context():
-            db.create_all()
-            ledger.migrate(db.engine)
-            db.session.add_all([User(name="ada"), User(name="grace")])
-            db.session.commit()
         return app
 
     yield make
