@@ -241,10 +241,14 @@ def test_importing_is_not_much_slower_than_what_it_stands_on(tmp_path: Path) -> 
         assert found.returncode == 0, found.stderr
         return float(found.stdout)
 
-    rounds = range(3)
-    bare = min(seconds("import flask, flask_sqlalchemy, flask_smorest, rq") for _ in rounds)
-    ours = min(seconds("import wsgi") for _ in rounds)
-    assert ours <= 5 * bare
+    pairs: list[tuple[float, float]] = []
+    for _ in range(3):
+        bare = seconds("import flask, flask_sqlalchemy, flask_smorest, rq")
+        pairs.append((bare, seconds("import wsgi")))
+        least_bare, least_ours = (min(times) for times in zip(*pairs, strict=True))
+        if least_ours <= 5 * least_bare:
+            return
+    pytest.fail(f"seconds, without and with ours: {pairs}")
 
 
 def test_a_host_without_database_needs_none(valkey: str) -> None:
