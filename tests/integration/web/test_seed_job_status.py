@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ JOB = json.loads("""{
   "errors": ["US: no report yet"]
 }""")
 OURS = {"rawStatus"}
+RUNS = count(1)  # ids that sort as they are made, also those of one millisecond
 COUNTS = {"waiting": 1, "active": 1, "completed": 1, "failed": 1, "delayed": 1}
 
 
@@ -48,6 +50,7 @@ def server(seeds: Flask) -> JobServer:
 def fetching(user_id: str, **more: Any) -> Any:
     return request_of(
         f"user-{user_id}",
+        run=f"{next(RUNS):023}",
         queue="user-data",
         type_name="sellers.process_user_data",
         payload=json.dumps({"userId": user_id}),
