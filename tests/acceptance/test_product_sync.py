@@ -24,8 +24,6 @@ import pytest
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.test_make_run import System
 
-pytestmark = pytest.mark.alone
-
 PRODUCTS = 5000
 
 
@@ -97,6 +95,7 @@ def started(tmp_path: Path) -> Iterator[StartSystem]:
         yield start
 
 
+@pytest.mark.alone
 def test_ten_parallel_follows_are_answered_at_once_and_all_complete(
     started: StartSystem,
 ) -> None:
@@ -118,6 +117,7 @@ def test_ten_parallel_follows_are_answered_at_once_and_all_complete(
         assert done["progress"] == 100
 
 
+@pytest.mark.alone
 def test_a_sync_killed_in_the_middle_is_completed_with_every_product_once(
     started: StartSystem, tmp_path: Path
 ) -> None:
