@@ -116,10 +116,12 @@ def test_an_overview_takes_one_round_trip_and_no_more_commands_for_more_jobs(
     server.statistics()
 
     def cost(call: Callable[[], object]) -> tuple[int, int]:
-        before = commands(redis)
-        call()
-        after = commands(redis)
-        return round_trips(redis, call), after - before
+        found = []
+        for _ in range(3):  # a connection that another test left open may say something meanwhile
+            before = commands(redis)
+            call()
+            found.append(commands(redis) - before)
+        return round_trips(redis, call), min(found)
 
     few = cost(server.statistics), cost(lambda: server.overview("in-threads", states=states))
     server.enqueue_many("engine_jobs.add", [{"a": n} for n in range(500)])
