@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from jobserver import Queue, Retention
 from jobserver.broker import Broker, Ending, Share, keys
 from jobserver.broker.broker import available
+from jobserver.broker.connection import connect
 from jobserver.broker.exchange import exchange_call, read_exchange, wanted
 from jobserver.broker.job import packed_traceback, packed_value
 from jobserver.errors import RedisUnavailable
@@ -188,3 +189,23 @@ def test_an_attempt_that_is_no_number_counts_as_none(
     broker.enqueue([request_of("a"), request_of("b")])
     redis.hset(keys.job("a"), "attempt", attempt)
     assert [claim.attempt for claim in hand.claim(threads=2)] == [1, 1]
+
+
+@pytest.mark.parametrize("way", ["progress", "snooze"])
+def test_events_of_what_is_never_counted_are_bounded_too(
+    redis: Redis, valkey: str, way: str
+) -> None:
+    broker = Broker(connect(valkey), events_max_mib=0)  # a thousand at least
+    hand = Hand(broker, [Q])
+    broker.enqueue([request_of("a")])
+    for _ in range(700):
+        claim = hand.take()
+        for percent in range(2):
+            broker.progress(claim.id, claim.exec, percent=percent, message="on")
+        if way == "snooze":
+            assert hand.end(claim, "snooze", delay=0) == "ok"
+            broker.promote([Q])
+        else:
+            hand.end(claim, "release")
+    assert redis.xlen(keys.EVENTS) <= 1200
+    broker.connection.close()

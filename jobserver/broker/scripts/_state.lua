@@ -346,6 +346,6 @@ local function settle()
     if one and sum % one.every < n then one.by(one.registry, one.origin, one.keep, 100 + 10 * one.every + n) end
     is_time = is_time or sum % 20 < n
   end
-  -- Whatever makes many events is counted, and each twentieth of it looks whether they are too many.
-  if is_time and has_said and not is_recorded() then call('XTRIM', '@OURS@events', 'MAXLEN', '~', '@EVENTS@') end
+  -- To look whether the events are too many is worth it each twentieth time, where times are counted.
+  if (is_time or next(totals) == nil) and has_said and not is_recorded() then call('XTRIM', '@OURS@events', 'MAXLEN', '~', '@EVENTS@') end
 end
